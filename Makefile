@@ -1,0 +1,41 @@
+# make demo: the whole job with tiny models on two CPU cores; make test: every test. Both install what they need first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: setup setup-gpu demo test check format tiny-assets clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is $$($(PYTHON) --version), expected Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
+	touch $@
+
+setup-gpu: setup
+	$(BIN)/python -m pip install --no-build-isolation --requirement requirements-gpu.txt
+
+demo: setup
+	$(BIN)/python -m trainer.demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/unit/test_structure.py
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+tiny-assets: setup
+	$(BIN)/python -m trainer.tiny
+
+clean:
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,8 @@
+"""Command line in, shards or what they hold out: `python -m data_shards drivelm|synthetic|index|inspect|references`."""
+
+import sys
+
+from data_shards.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,198 @@
+"""A frame's questions and the token count of each image come in; one shared prefix and a segment for each question come
+out, cut at a special token, so that prefix + segment are the ids of the whole conversation tokenised at once."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from data_shards.schema import CAMERAS, Question, RawFrame
+
+TURN_START, STOP = "<|im_start|>", "<|im_end|>"
+IMAGE_START, IMAGE_END, IMAGE_TOKEN = "<img>", "</img>", "<IMG_CONTEXT>"
+BEGIN = "<s>"
+
+
+class ChatError(ValueError):
+    """A frame that cannot be written as a conversation; the message names key, field, got, expected and fix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatTemplate:
+    """How a conversation is written.
+
+    Attributes:
+        name: `internlm2-chat` or `chatml`.
+        system: system message; empty for none.
+        turn_break: text after each `<|im_end|>`.
+    """
+
+    name: str
+    system: str = ""
+    turn_break: str = ""
+
+    def opening(self) -> str:
+        """Everything before the user's turn."""
+        return BEGIN + (f"{TURN_START}system\n{self.system}{STOP}{self.turn_break}" if self.system else "")
+
+    def question(self, text: str) -> str:
+        """The rest of the user's turn and the opening of the assistant's."""
+        return f"{text}{STOP}{self.turn_break}{TURN_START}assistant\n"
+
+    def jinja(self) -> str:
+        """The same template for `tokenizer.chat_template`; an image item becomes one image token and a newline."""
+        turn_break = json.dumps(self.turn_break)
+        image, text = f"{{{{ '{IMAGE_TOKEN}\\n' }}}}", "{{ item['text'] }}"
+        return (
+            f"{{% if not messages or messages[0]['role'] != 'system' %}}{{{{ {json.dumps(self.opening())} }}}}"
+            f"{{% else %}}{{{{ '{BEGIN}' }}}}{{% endif %}}"
+            "{% for message in messages %}"
+            f"{{{{ '{TURN_START}' + message['role'] + '\\n' }}}}"
+            "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+            "{% for item in message['content'] %}"
+            f"{{% if item['type'] == 'image' %}}{image}{{% else %}}{text}{{% endif %}}"
+            "{% endfor %}{% endif %}"
+            f"{{{{ '{STOP}' + {turn_break} }}}}{{% endfor %}}"
+            f"{{% if add_generation_prompt %}}{{{{ '{TURN_START}assistant\\n' }}}}{{% endif %}}"
+        )
+
+
+def internlm2_chat(*, system: str = "") -> ChatTemplate:
+    """InternLM2's template: no newline after `<|im_end|>`."""
+    return ChatTemplate(name="internlm2-chat", system=system)
+
+
+def chatml(*, system: str = "") -> ChatTemplate:
+    """ChatML: the same turns with a newline after each `<|im_end|>`."""
+    return ChatTemplate(name="chatml", system=system, turn_break="\n")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenSegments:
+    """One frame as tokens: `prefix + segments[i]` is the conversation of question i.
+
+    Attributes:
+        prefix: int32 [P], ends after the last `</img>`, or after the system turn where there is no image.
+        segments: int32 [n_i] for each question, in the order asked for.
+        label_starts: index in each segment of the first token to be learnt (`n_i` where there is no answer).
+    """
+
+    prefix: np.ndarray
+    segments: tuple[np.ndarray, ...]
+    label_starts: tuple[int, ...]
+
+
+def tokenize_frame(
+    frame: RawFrame,
+    tokens_per_image: Sequence[int],
+    tokenizer: PreTrainedTokenizerFast,
+    template: ChatTemplate,
+    question_ids: Sequence[int] | None = None,
+) -> TokenSegments:
+    """Tokens of a frame with answers; what is learnt is the answer (whitespace around it removed) and `<|im_end|>`.
+
+    Args:
+        tokens_per_image: image tokens of each image of the frame, or one number where all views share one canvas.
+        question_ids: which questions, by index; all where None.
+
+    Raises:
+        ChatError: a number of images or a question index that does not fit, or a special token inside a text.
+    """
+    return _tokenize(frame, tokens_per_image, tokenizer, template, question_ids, with_answers=True)
+
+
+def tokenize_prompts(
+    frame: RawFrame,
+    tokens_per_image: Sequence[int],
+    tokenizer: PreTrainedTokenizerFast,
+    template: ChatTemplate,
+    question_ids: Sequence[int] | None = None,
+) -> TokenSegments:
+    """As `tokenize_frame`, without answers: each segment ends where the model begins to write."""
+    return _tokenize(frame, tokens_per_image, tokenizer, template, question_ids, with_answers=False)
+
+
+def prefix_text(frame: RawFrame, num_images: int, template: ChatTemplate) -> str:
+    """Text of the prefix, with one image token standing for each image's tokens."""
+    image = IMAGE_START + IMAGE_TOKEN + IMAGE_END
+    if num_images == 0:
+        return template.opening()
+    names = list(frame.images) if num_images == len(frame.images) else [""] * num_images
+    views = [f"{name}: {image}" if name in CAMERAS else image for name in names]
+    return f"{template.opening()}{TURN_START}user\n" + "\n".join(views)
+
+
+def segment_texts(question: Question, template: ChatTemplate, *, after_image: bool) -> tuple[str, str]:
+    """Prompt part and learnt part of a question's segment."""
+    opening = "\n" if after_image else f"{TURN_START}user\n"
+    return opening + template.question(question.question), question.answer.strip() + STOP
+
+
+def _tokenize(
+    frame: RawFrame,
+    tokens_per_image: Sequence[int],
+    tokenizer: PreTrainedTokenizerFast,
+    template: ChatTemplate,
+    question_ids: Sequence[int] | None,
+    *,
+    with_answers: bool,
+) -> TokenSegments:
+    chosen = range(len(frame.questions)) if question_ids is None else question_ids
+    _check(frame, tokens_per_image, tokenizer, chosen)
+    prefix = encode(tokenizer, prefix_text(frame, len(tokens_per_image), template))
+    if len(tokens_per_image):
+        repeats = np.ones(len(prefix), np.int64)
+        repeats[prefix == tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)] = tokens_per_image
+        prefix = np.repeat(prefix, repeats)
+    parts = [segment_texts(frame.questions[i], template, after_image=bool(len(tokens_per_image))) for i in chosen]
+    segments, starts = encode_segments(tokenizer, [(p, a if with_answers else "") for p, a in parts], where=frame.key)
+    return TokenSegments(prefix=prefix, segments=segments, label_starts=starts)
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> np.ndarray:
+    """Token ids, int32, with nothing added to the text."""
+    return np.asarray(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+
+
+def encode_segments(
+    tokenizer: PreTrainedTokenizerFast, parts: Sequence[tuple[str, str]], *, where: str
+) -> tuple[tuple[np.ndarray, ...], tuple[int, ...]]:
+    """Tokens of prompt + answer, as they are behind a special token, and where the answer's tokens begin.
+
+    Raises:
+        ChatError: a token that spans the border between prompt and answer.
+    """
+    # A special token in front and dropped again: behind it no tokenizer treats the segment as the start of a text.
+    texts = [IMAGE_END + prompt + answer for prompt, answer in parts]
+    segments, starts = [], []
+    for (prompt, answer), encoding in zip(
+        parts, tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False), strict=True
+    ):
+        border = len(IMAGE_END) + len(prompt)
+        begins = [begin for begin, _ in encoding.offsets]
+        start = next((i for i, begin in enumerate(begins) if begin >= border), len(begins))
+        if answer and begins[start : start + 1] != [border]:
+            raise ChatError(f"{where}: answer {answer[:40]!r}: its first characters join the prompt's last token")
+        segments.append(np.asarray(encoding.ids[1:], dtype=np.int32))
+        starts.append(start - 1)
+    return tuple(segments), tuple(starts)
+
+
+def _check(
+    frame: RawFrame, tokens_per_image: Sequence[int], tokenizer: PreTrainedTokenizerFast, chosen: Sequence[int]
+) -> None:
+    if len(tokens_per_image) not in (len(frame.images), 1) or (len(tokens_per_image) and not frame.images):
+        raise ChatError(
+            f"{frame.key}: field 'images': got token counts of {len(tokens_per_image)} images, "
+            f"expected {len(frame.images)}, or 1 for a canvas of all views"
+        )
+    specials = tokenizer.all_special_tokens
+    for i in chosen:
+        if not 0 <= i < len(frame.questions):
+            raise ChatError(f"{frame.key}: got question {i}, expected 0 to {len(frame.questions) - 1}")
+        text = frame.questions[i].question + "\0" + frame.questions[i].answer
+        found = [token for token in specials if token in text]
+        if found:
+            raise ChatError(f"{frame.key}: question {i}: got the special token {found[0]} inside its text; remove it")

@@ -1,0 +1,120 @@
+"""A Pack of numpy arrays comes in; a Batch of torch tensors comes out, with what is needed to count and to name it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_shards.pack import Pack
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchMeta:
+    """Origin and size of a batch; counts are of one batch and leave a dummy tile out.
+
+    Attributes:
+        keys: of each group's frame.
+        question_refs: (key, question index in its frame) of each question.
+        kinds, datasets: of each question.
+    """
+
+    keys: tuple[str, ...]
+    question_refs: tuple[tuple[str, int], ...]
+    kinds: tuple[str, ...]
+    datasets: tuple[str, ...]
+    num_samples: int
+    num_questions: int
+    num_tokens: int
+    num_tiles: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """One micro batch: N tokens, M label tokens, T tiles.
+
+    Attributes:
+        input_ids, position_ids: int64 [N].
+        segment_ids: int32 [N], 0 in a prefix, 1.. for its segments.
+        groups: (start, end) of each frame's tokens.
+        label_positions, label_targets: int64 [M], the token whose hidden state predicts, and the token predicted.
+        label_weights: float32 [M].
+        label_questions: int32 [M], index into the questions of `meta`.
+        tiles: uint8 [T, S, S, 3].
+        dummy_tile: the only tile is zeros and belongs to no frame.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    segment_ids: Tensor
+    groups: tuple[tuple[int, int], ...]
+    label_positions: Tensor
+    label_targets: Tensor
+    label_weights: Tensor
+    label_questions: Tensor
+    tiles: Tensor
+    dummy_tile: bool
+    meta: BatchMeta
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
+        """The same batch on another device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory; torch's DataLoader calls this."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors: dict[str, Any] = {
+            f.name: change(v) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **tensors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCounts:
+    """What one rank's share of an optimiser step holds."""
+
+    samples: int
+    questions: int
+    tokens: int
+    label_tokens: int
+    tiles: int
+
+
+def to_tensors(pack: Pack) -> Batch:
+    """Turn a pack into a batch without copying its arrays."""
+    return Batch(
+        input_ids=torch.from_numpy(pack.input_ids),
+        position_ids=torch.from_numpy(pack.position_ids),
+        segment_ids=torch.from_numpy(pack.segment_ids),
+        groups=pack.groups,
+        label_positions=torch.from_numpy(pack.label_positions),
+        label_targets=torch.from_numpy(pack.label_targets),
+        label_weights=torch.from_numpy(pack.label_weights),
+        label_questions=torch.from_numpy(pack.label_questions),
+        tiles=torch.from_numpy(pack.tiles),
+        dummy_tile=pack.dummy_tile,
+        meta=BatchMeta(
+            keys=pack.keys,
+            question_refs=pack.question_refs,
+            kinds=pack.kinds,
+            datasets=pack.datasets,
+            num_samples=len(pack.keys),
+            num_questions=len(pack.question_refs),
+            num_tokens=len(pack.input_ids),
+            num_tiles=0 if pack.dummy_tile else len(pack.tiles),
+        ),
+    )
+
+
+def step_counts(batches: Sequence[Batch]) -> StepCounts:
+    """Sums over the micro batches of a step."""
+    return StepCounts(
+        samples=sum(batch.meta.num_samples for batch in batches),
+        questions=sum(batch.meta.num_questions for batch in batches),
+        tokens=sum(batch.meta.num_tokens for batch in batches),
+        label_tokens=sum(len(batch.label_targets) for batch in batches),
+        tiles=sum(batch.meta.num_tiles for batch in batches),
+    )

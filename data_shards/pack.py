@@ -1,0 +1,151 @@
+"""Token segments and tiles of several frames come in; one Pack comes out: flat arrays, one group a frame.
+
+A group is one prefix followed by its segments. A segment's tokens see the prefix and their own segment, and their
+positions continue from the prefix, so that each question is as if it stood alone behind its image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from data_shards.chat import TokenSegments
+
+IGNORED = -100
+LossWeight = Literal["token", "sample", "square"]
+LOSS_WEIGHTS = {"token": 0.0, "sample": 1.0, "square": 0.5}
+"""A label token of a question with n of them weighs n to the power of minus this."""
+
+
+class PackError(ValueError):
+    """A pack that cannot be built; the message names field, got and expected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartMeta:
+    """Where a part of a pack comes from.
+
+    Attributes:
+        key: of the frame.
+        dataset: its name.
+        question_ids: index in the frame of each question asked.
+        kinds: kind of each question asked.
+    """
+
+    key: str
+    dataset: str
+    question_ids: tuple[int, ...] = ()
+    kinds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pack:
+    """One micro batch: N tokens, M label tokens, T tiles, G groups, Q questions.
+
+    Attributes:
+        input_ids, position_ids: int64 [N].
+        labels: int64 [N], -100 outside answers; labels[i] is the token at i, not the one after it.
+        segment_ids: int32 [N], 0 in a prefix, 1.. for its segments.
+        groups: (start, end) of each group.
+        tiles: uint8 [T, S, S, 3]; without any image one tile of zeros, so that the vision tower runs all the same.
+        dummy_tile: the only tile is that one; no token of the pack stands for it.
+        label_positions: int64 [M], the token whose hidden state predicts each label.
+        label_targets: int64 [M].
+        label_weights: float32 [M].
+        label_questions: int32 [M], index into the three tuples a question below.
+        keys: key of each group's frame.
+        question_refs: (key, question index in its frame) of each question.
+        kinds, datasets: of each question.
+    """
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    position_ids: np.ndarray
+    segment_ids: np.ndarray
+    groups: tuple[tuple[int, int], ...]
+    tiles: np.ndarray
+    dummy_tile: bool
+    label_positions: np.ndarray
+    label_targets: np.ndarray
+    label_weights: np.ndarray
+    label_questions: np.ndarray
+    keys: tuple[str, ...]
+    question_refs: tuple[tuple[str, int], ...]
+    kinds: tuple[str, ...]
+    datasets: tuple[str, ...]
+
+
+def build_pack(
+    parts: Sequence[tuple[TokenSegments, np.ndarray, PartMeta]], *, loss_weight: LossWeight = "token"
+) -> Pack:
+    """Join frames to one pack.
+
+    Args:
+        parts: tokens, tiles [T_i, S, S, 3] and origin of each frame.
+        loss_weight: `token` 1, `sample` 1/n, `square` 1/sqrt(n) for a question with n label tokens.
+
+    Raises:
+        PackError: no part, an unknown loss weight, tiles of several sizes.
+    """
+    if loss_weight not in LOSS_WEIGHTS:
+        raise PackError(f"loss_weight: got {loss_weight!r}, expected one of {', '.join(LOSS_WEIGHTS)}")
+    if not parts or len({tiles.shape[1:] for _, tiles, _ in parts}) > 1:
+        raise PackError(f"pack: got tiles {[tiles.shape for _, tiles, _ in parts]}, expected frames with equal tiles")
+    segments = [segment for tokens, _, _ in parts for segment in tokens.segments]
+    input_ids, position_ids, segment_ids, ends = _sequence([tokens for tokens, _, _ in parts])
+    labelled, question_of = _labelled([tokens for tokens, _, _ in parts])
+    counts = np.bincount(question_of, minlength=max(len(segments), 1))
+    labels = np.full(len(input_ids), IGNORED, np.int64)
+    labels[labelled] = input_ids[labelled]
+    tiles = np.concatenate([tiles for _, tiles, _ in parts])
+    dummy_tile = len(tiles) == 0
+    return Pack(
+        input_ids=input_ids,
+        labels=labels,
+        position_ids=position_ids,
+        segment_ids=segment_ids,
+        groups=tuple(zip([0, *ends[:-1]], ends, strict=True)),
+        tiles=np.zeros((1, *tiles.shape[1:]), np.uint8) if dummy_tile else tiles,
+        dummy_tile=dummy_tile,
+        label_positions=labelled - 1,
+        label_targets=input_ids[labelled],
+        label_weights=(counts[question_of] ** -LOSS_WEIGHTS[loss_weight]).astype(np.float32),
+        label_questions=question_of.astype(np.int32),
+        keys=tuple(meta.key for _, _, meta in parts),
+        question_refs=tuple((meta.key, q) for _, _, meta in parts for q in meta.question_ids),
+        kinds=tuple(kind for _, _, meta in parts for kind in meta.kinds),
+        datasets=tuple(meta.dataset for _, _, meta in parts for _ in meta.question_ids),
+    )
+
+
+def _sequence(frames: Sequence[TokenSegments]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:
+    """Ids, positions and segment numbers of all frames in a row, and where each frame ends."""
+    ids, positions, numbers, ends, length = [], [], [], [], 0
+    for tokens in frames:
+        begin = len(tokens.prefix)
+        pieces = [tokens.prefix, *tokens.segments]
+        for number, piece in enumerate(pieces):
+            ids.append(piece)
+            positions.append(np.arange(len(piece)) + (begin if number else 0))
+            numbers.append(np.full(len(piece), number))
+        length += sum(map(len, pieces))
+        ends.append(length)
+    return (
+        np.concatenate(ids).astype(np.int64),
+        np.concatenate(positions).astype(np.int64),
+        np.concatenate(numbers).astype(np.int32),
+        ends,
+    )
+
+
+def _labelled(frames: Sequence[TokenSegments]) -> tuple[np.ndarray, np.ndarray]:
+    """Place of each label token in the pack, and the number of its question."""
+    places, questions, at, number = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0, 0
+    for tokens in frames:
+        at += len(tokens.prefix)
+        for segment, start in zip(tokens.segments, tokens.label_starts, strict=True):
+            assert start >= 1, "the first label token needs a token of its own segment before it"
+            places.append(np.arange(at + start, at + len(segment)))
+            questions.append(np.full(len(segment) - start, number))
+            at, number = at + len(segment), number + 1
+    return np.concatenate(places), np.concatenate(questions)

@@ -1,0 +1,105 @@
+"""One tar in, its index entries out: every header and every byte is read once."""
+
+import hashlib
+import tarfile
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from data_shards.decode import ImageError, jpeg_size
+from data_shards.entries import MemberSpan, SampleEntry, ShardError
+from data_shards.schema import SchemaError, frame_from_json, image_name
+
+_END_BYTES = 1024
+"""A tar ends with at least two blocks of zeros."""
+
+
+class _Member(NamedTuple):
+    key: str
+    suffix: str
+    span: MemberSpan
+    data: bytes
+
+
+def index_shard(tar: Path) -> list[SampleEntry]:
+    """Index one tar.
+
+    Stricter than `tarfile`, which takes a damaged header for the end of the archive: after the last member there must
+    be zeros only.
+
+    Raises:
+        ShardError: a cut or damaged tar, a member that is not a plain file, a frame without a `json` member of the
+            schema, a frame whose members are not next to each other.
+    """
+    entries: dict[str, SampleEntry] = {}
+    try:
+        for key, members in groupby(_members(tar), key=lambda member: member.key):
+            if key in entries:
+                raise ShardError(f"{tar}: frame {key}: occurs twice, or its members are not next to each other")
+            entries[key] = _entry(tar, key, list(members))
+    except (tarfile.TarError, EOFError) as error:
+        raise ShardError(f"{tar}: not a whole tar ({error}); write or copy it again") from error
+    return list(entries.values())
+
+
+def _members(tar: Path) -> Iterator[_Member]:
+    with tar.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        end = 0
+        while (info := archive.next()) is not None:
+            if not info.isreg() or info.issparse():
+                raise ShardError(f"{tar}: member {info.name!r}: got a link, folder or special file, expected a file")
+            folder, _, name = info.name.rpartition("/")
+            stem, dot, suffix = name.partition(".")
+            if folder or not stem or not dot:
+                raise ShardError(f"{tar}: member {info.name!r}: expected a name of the form '<scene>_<frame>.<suffix>'")
+            file.seek(info.offset_data)
+            data = file.read(info.size)
+            if len(data) != info.size:
+                raise ShardError(
+                    f"{tar}: member {info.name!r}: got {len(data)} bytes, expected {info.size}: the tar is cut short; "
+                    "write or copy it again"
+                )
+            span = MemberSpan(offset=info.offset_data, size=info.size, sha256=hashlib.sha256(data).hexdigest())
+            yield _Member(stem, suffix, span, data)
+            end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        _check_end(tar, file, end)
+
+
+def _check_end(tar: Path, file: BinaryIO, end: int) -> None:
+    file.seek(end)
+    length = 0
+    while chunk := file.read(1 << 20):
+        if chunk.count(0) != len(chunk):
+            raise ShardError(f"{tar}: damaged header near byte {end}: data follow the end; write or copy it again")
+        length += len(chunk)
+    if length < _END_BYTES:
+        raise ShardError(f"{tar}: the end of the tar is missing: it is cut short; write or copy it again")
+
+
+def _entry(tar: Path, key: str, members: list[_Member]) -> SampleEntry:
+    data = {member.suffix: member.data for member in members}
+    if len(data) != len(members):
+        raise ShardError(f"{tar}: frame {key}: a member occurs twice: {sorted(member.suffix for member in members)}")
+    if "json" not in data:
+        raise ShardError(f"{tar}: frame {key}: member 'json' is missing; got {sorted(data)}")
+    images = {name: value for suffix, value in data.items() if (name := image_name(suffix)) is not None}
+    try:
+        frame = frame_from_json(data["json"], images)
+    except SchemaError as error:
+        raise ShardError(f"{tar}: frame {key}: {error}") from error
+    return SampleEntry(
+        key=key,
+        shard=tar.name,
+        members={member.suffix: member.span for member in members},
+        num_questions=len(frame.questions),
+        num_images=len(frame.images),
+        image_sizes=tuple(_size_or_zero(value) for value in frame.images.values()),
+    )
+
+
+def _size_or_zero(data: bytes) -> tuple[int, int]:
+    try:
+        return jpeg_size(data)
+    except ImageError:
+        return (0, 0)

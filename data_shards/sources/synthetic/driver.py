@@ -1,0 +1,102 @@
+"""What a careful driver sees and does in a scene: the important objects, what is in the way, how to behave.
+
+Scene in, plain facts out; `questions` puts them into DriveLM's words.
+"""
+
+from dataclasses import dataclass
+
+from data_shards.sources.synthetic.cameras import RIG
+from data_shards.sources.synthetic.render import object_box
+from data_shards.sources.synthetic.world import NEAR_DISTANCES, Scene, WorldObject, main_camera, road_offset
+
+DIRECTIONS = {
+    "CAM_FRONT": "front",
+    "CAM_FRONT_LEFT": "front left",
+    "CAM_FRONT_RIGHT": "front right",
+    "CAM_BACK": "back",
+    "CAM_BACK_LEFT": "back left",
+    "CAM_BACK_RIGHT": "back right",
+}
+"""Camera to DriveLM's word for its direction, in the order in which important objects are listed."""
+
+_STOPPING_DISTANCE = 13.0  # metres
+_LANE_HALF_WIDTH = 2.0  # metres
+
+
+@dataclass(frozen=True)
+class SeenObject:
+    """A visible object: its main camera, its centre there in pixels of the 1600x900 view, its box."""
+
+    item: WorldObject
+    camera: str
+    centre: tuple[float, float]
+    box: tuple[float, float, float, float]
+
+    @property
+    def direction(self) -> str:
+        return DIRECTIONS[self.camera]
+
+    @property
+    def name(self) -> str:
+        """Such as `red car`."""
+        return f"{self.item.colour} {self.item.kind.name}"
+
+    def tag(self, number: int) -> str:
+        """DriveLM's object tag, `<c1,CAM_FRONT,836.3,398.3>`."""
+        return f"<c{number},{self.camera},{self.centre[0]:.1f},{self.centre[1]:.1f}>"
+
+
+def seen_objects(scene: Scene) -> list[SeenObject]:
+    """Every visible object, by camera in the order of `DIRECTIONS`, then from left to right."""
+    seen = []
+    for item in scene.objects:
+        camera = main_camera(item)
+        if camera is None:
+            continue
+        centre, box = RIG[camera].project_point(item.centre), object_box(item, RIG[camera])
+        if centre is not None and box is not None:
+            seen.append(SeenObject(item, camera, centre, box))
+    order = list(DIRECTIONS)
+    return sorted(seen, key=lambda entry: (order.index(entry.camera), entry.centre[0]))
+
+
+def important_objects(seen: list[SeenObject]) -> list[SeenObject]:
+    """Those near enough to matter for driving."""
+    return [entry for entry in seen if entry.item.distance <= NEAR_DISTANCES[1] + 0.5]
+
+
+def is_in_path(scene: Scene, entry: SeenObject) -> bool:
+    """Whether the object stands on or just beside the ego lane ahead."""
+    x, y = entry.item.position
+    on_road = entry.item.kind.name != "traffic light"
+    return on_road and entry.camera == "CAM_FRONT" and abs(y - road_offset(scene.road, x)) < _LANE_HALF_WIDTH
+
+
+def traffic_light(seen: list[SeenObject]) -> SeenObject | None:
+    return next((entry for entry in seen if entry.item.kind.name == "traffic light"), None)
+
+
+@dataclass(frozen=True)
+class Driving:
+    """Right behaviour in a scene: `speed` is `not moving`, `slowly` or `normal`; `steering` the road's direction."""
+
+    steering: str
+    speed: str
+    reason: str
+
+
+def right_driving(scene: Scene, seen: list[SeenObject]) -> Driving:
+    """Stop for a red light or something close in the path; slow for a yellow light, a far one, rain and night."""
+    leads = [entry.item.distance for entry in important_objects(seen) if is_in_path(scene, entry)]
+    light = traffic_light(seen)
+    if light is not None and light.item.colour == "red":
+        return Driving(scene.road, "not moving", "to follow the traffic rules")
+    if leads and min(leads) < _STOPPING_DISTANCE:
+        return Driving(scene.road, "not moving", "to avoid a collision")
+    if leads:
+        return Driving(scene.road, "slowly", "to keep a safe distance")
+    if light is not None and light.item.colour == "yellow":
+        return Driving(scene.road, "slowly", "to follow the traffic rules")
+    if scene.weather in ("rainy", "night"):
+        return Driving(scene.road, "slowly", "because it is hard to see")
+    return Driving(scene.road, "normal", "because the road is clear")

@@ -1,0 +1,286 @@
+"""A scene in, six JPEG views out: flat-shaded polygons through the camera geometry, every state drawn as a visible cue.
+
+Cues: motion lines beside what moves, red lamps around a stopped vehicle, amber lamps on the side it turns to,
+legs apart on a walking pedestrian, rain streaks, a dark sky at night.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from data_shards.schema import CAMERAS, VIEW_SIZE
+from data_shards.sources.synthetic.cameras import RIG, Camera
+from data_shards.sources.synthetic.world import COLOURS, Scene, WorldObject, road_offset
+
+Colour = tuple[int, int, int]
+
+_SKY: dict[str, Colour] = {
+    "sunny": (110, 180, 245),
+    "cloudy": (190, 195, 200),
+    "rainy": (105, 115, 130),
+    "night": (14, 16, 40),
+}
+_GRASS: Colour = (96, 140, 84)
+_ASPHALT: Colour = (92, 92, 96)
+_PAINT: Colour = (225, 225, 215)
+_ORANGE: Colour = (250, 120, 10)
+_AMBER: Colour = (255, 170, 0)
+_BRAKE: Colour = (255, 0, 60)
+_GLASS: Colour = (70, 90, 110)
+_TYRE: Colour = (15, 15, 15)
+_SKIN: Colour = (225, 180, 150)
+
+_FACES = {"front": (3, 0, 4, 7), "left": (0, 1, 5, 4), "back": (1, 2, 6, 5), "right": (2, 3, 7, 6)}
+"""Vertical faces of `WorldObject.corners`, seen from outside: bottom left, bottom right, top right, top left."""
+
+
+class _Canvas:
+    """A drawing surface whose coordinates are those of the 1600x900 view, whatever its size in pixels."""
+
+    def __init__(self, camera: Camera, width: int, light: float) -> None:
+        self.camera = camera
+        self.scale = width / VIEW_SIZE[0]
+        self.light = light
+        self.image = Image.new("RGB", (width, round(VIEW_SIZE[1] * self.scale)))
+        self.draw = ImageDraw.Draw(self.image)
+
+    def polygon(self, points: np.ndarray, colour: Colour, *, glows: bool = False) -> None:
+        """Fill a polygon of pixels [N, 2]; what glows is not dimmed at night."""
+        if len(points) >= 3:
+            self.draw.polygon([tuple(p) for p in points * self.scale], fill=self.shade(colour, 1.0 if glows else None))
+
+    def solid(self, points: np.ndarray, colour: Colour, *, glows: bool = False) -> None:
+        """Fill a polygon given in ego coordinates [N, 3]."""
+        self.polygon(self.camera.project_polygon(points), colour, glows=glows)
+
+    def ellipse(self, centre: np.ndarray, radius: tuple[float, float], colour: Colour, *, glows: bool = False) -> None:
+        low, high = (centre - radius) * self.scale, (centre + radius) * self.scale
+        self.draw.ellipse([*low, *high], fill=self.shade(colour, 1.0 if glows else None))
+
+    def line(self, start: np.ndarray, end: np.ndarray, width: float, colour: Colour, *, glows: bool = False) -> None:
+        points = [tuple(start * self.scale), tuple(end * self.scale)]
+        self.draw.line(points, fill=self.shade(colour, 1.0 if glows else None), width=max(1, round(width * self.scale)))
+
+    def shade(self, colour: Colour, light: float | None = None) -> Colour:
+        factor = self.light if light is None else light
+        return (int(colour[0] * factor), int(colour[1] * factor), int(colour[2] * factor))
+
+
+def render_scene(scene: Scene, rng: np.random.Generator, *, width: int = 1600, quality: int = 88) -> dict[str, bytes]:
+    """Draw the six views.
+
+    Args:
+        scene: what to draw.
+        rng: for clutter such as rain streaks and trees.
+        width: width of each image in pixels; the height follows at 16:9.
+        quality: JPEG quality.
+
+    Returns:
+        Camera name to JPEG bytes, in `CAMERAS` order.
+    """
+    return {name: _encode(_render_view(scene, RIG[name], rng, width), quality) for name in CAMERAS}
+
+
+def object_box(item: WorldObject, camera: Camera) -> tuple[float, float, float, float] | None:
+    """Bounding box (x1, y1, x2, y2) in pixels of the 1600x900 view, clipped to it; None where it is not visible."""
+    corners = camera.to_camera(item.corners())
+    if corners[:, 2].min() < 0.3:
+        return None
+    pixels = camera.to_pixels(corners)
+    low = np.clip(pixels.min(axis=0), 0, VIEW_SIZE)
+    high = np.clip(pixels.max(axis=0), 0, VIEW_SIZE)
+    return (low[0], low[1], high[0], high[1]) if (high - low > 2).all() else None
+
+
+def _encode(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def _render_view(scene: Scene, camera: Camera, rng: np.random.Generator, width: int) -> Image.Image:
+    canvas = _Canvas(camera, width, light=0.65 if scene.weather == "night" else 1.0)
+    _draw_background(canvas, scene, rng)
+    for item in sorted(scene.objects, key=lambda item: -item.distance):
+        box = object_box(item, camera)
+        if box is not None:
+            _draw_object(canvas, item, np.array(box))
+    if scene.weather == "rainy":
+        _draw_rain(canvas, rng)
+    return canvas.image
+
+
+def _draw_background(canvas: _Canvas, scene: Scene, rng: np.random.Generator) -> None:
+    width, height = VIEW_SIZE
+    horizon = height / 2
+    canvas.polygon(np.array([[0, 0], [width, 0], [width, horizon], [0, horizon]]), _SKY[scene.weather], glows=True)
+    canvas.polygon(np.array([[0, horizon], [width, horizon], [width, height], [0, height]]), _GRASS)
+    for centre in rng.uniform(0, width, size=3):
+        crown = np.array([centre, horizon - rng.uniform(5, 25)])
+        canvas.ellipse(crown, (rng.uniform(20, 60), rng.uniform(15, 35)), (50, 95, 50))
+    stations = np.linspace(-60.0, 70.0, 53)
+    offsets = np.array([road_offset(scene.road, float(s)) for s in stations])
+    for i in range(len(stations) - 1):
+        _draw_strip(canvas, stations[i : i + 2], offsets[i : i + 2], -5.5, 5.5, _ASPHALT)
+        for lane in (-5.3, 5.1):
+            _draw_strip(canvas, stations[i : i + 2], offsets[i : i + 2], lane, lane + 0.25, _PAINT)
+        if i % 2 == 0:
+            for lane in (-1.9, 1.7):
+                _draw_strip(canvas, stations[i : i + 2], offsets[i : i + 2], lane, lane + 0.25, _PAINT)
+
+
+def _draw_strip(
+    canvas: _Canvas, along: np.ndarray, offsets: np.ndarray, right: float, left: float, colour: Colour
+) -> None:
+    corners = [(0, right), (1, right), (1, left), (0, left)]
+    canvas.solid(np.array([[along[i], offsets[i] + side, 0.0] for i, side in corners]), colour)
+
+
+def _draw_object(canvas: _Canvas, item: WorldObject, box: np.ndarray) -> None:
+    painters = {
+        "pedestrian": _draw_pedestrian,
+        "cyclist": _draw_cyclist,
+        "traffic cone": _draw_cone,
+        "traffic light": _draw_light,
+    }
+    painters.get(item.kind.name, _draw_vehicle)(canvas, item, box)
+    if item.is_moving and item.status == "Going ahead":
+        _draw_motion_lines(canvas, box)
+
+
+def _draw_vehicle(canvas: _Canvas, item: WorldObject, box: np.ndarray) -> None:
+    corners = item.corners()
+    body = COLOURS[item.colour]
+    if item.kind.name == "car":
+        corners = np.vstack([corners[:4], corners[:4] + (0, 0, 0.95)])
+        _draw_cabin(canvas, item, corners)
+    canvas.solid(corners[4:], tuple(min(255, c + 25) for c in body))  # type: ignore[arg-type]
+    for name, face in _visible_faces(canvas.camera, item, corners):
+        canvas.solid(face, tuple(int(c * (0.9 if name in ("front", "back") else 0.75)) for c in body))  # type: ignore[arg-type]
+        _draw_face_details(canvas, item, name, face)
+
+
+def _visible_faces(camera: Camera, item: WorldObject, corners: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    visible = []
+    for name, indices in _FACES.items():
+        face = corners[list(indices)]
+        outward = face[:2].mean(axis=0) - corners[:4].mean(axis=0)
+        if np.dot(np.array(camera.mount)[:2] - face[:2].mean(axis=0)[:2], outward[:2]) > 0:
+            visible.append((name, face))
+    return visible
+
+
+def _part(face: np.ndarray, left: float, right: float, low: float, high: float) -> np.ndarray:
+    """A rectangle of a face [4, 3] in shares of its width and height."""
+    across, up = face[1] - face[0], face[3] - face[0]
+    return np.array(
+        [face[0] + across * u + up * v for u, v in ((left, low), (right, low), (right, high), (left, high))]
+    )
+
+
+def _draw_cabin(canvas: _Canvas, item: WorldObject, corners: np.ndarray) -> None:
+    centre = corners[4:].mean(axis=0)
+    base = centre + (corners[4:] - centre) * (0.62, 0.85, 1.0)
+    cabin = np.vstack([base, base + (0, 0, 0.65)])
+    canvas.solid(cabin[4:], COLOURS[item.colour])
+    for _, face in _visible_faces(canvas.camera, item, cabin):
+        canvas.solid(face, _GLASS)
+
+
+def _draw_face_details(canvas: _Canvas, item: WorldObject, name: str, face: np.ndarray) -> None:
+    on_side = name in ("left", "right")
+    if item.kind.name == "bus":
+        for start in np.arange(0.04, 0.95, 0.16 if on_side else 0.48):
+            canvas.solid(_part(face, start, start + (0.12 if on_side else 0.44), 0.5, 0.85), _GLASS)
+    if item.kind.name == "truck" and on_side:
+        cargo = (0.0, 0.68) if name == "right" else (0.32, 1.0)
+        canvas.solid(_part(face, *cargo, 0.3, 1.0), (215, 215, 215))
+    if item.kind.name == "truck" and name == "front":
+        canvas.solid(_part(face, 0.1, 0.9, 0.5, 0.8), _GLASS)
+    if item.kind.name == "truck" and name == "back":
+        canvas.solid(_part(face, 0.08, 0.92, 0.3, 0.95), (215, 215, 215))
+    for start in (0.12, 0.72) if on_side else ():
+        canvas.solid(_part(face, start, start + 0.16, -0.05, 0.22), _TYRE)
+    if name == "front":
+        for start in (0.05, 0.75):
+            canvas.solid(_part(face, start, start + 0.2, 0.28, 0.4), (255, 250, 200), glows=True)
+    if item.status == "Stopped":
+        canvas.solid(_part(face, 0.0, 1.0, 0.08, 0.28), _BRAKE, glows=True)
+    if item.status in ("Turn left", "Turn right"):
+        _draw_blinker(canvas, item.status == "Turn left", name, face)
+
+
+def _draw_blinker(canvas: _Canvas, turns_left: bool, name: str, face: np.ndarray) -> None:
+    """Amber over the whole turning side, and over its edge on the front and the back."""
+    own_side = "left" if turns_left else "right"
+    if name == own_side:
+        canvas.solid(_part(face, 0.0, 1.0, 0.1, 0.42), _AMBER, glows=True)
+    elif name in ("front", "back"):
+        at_left_edge = turns_left == (name == "back")
+        edge = (0.0, 0.33) if at_left_edge else (0.67, 1.0)
+        canvas.solid(_part(face, *edge, 0.1, 0.65), _AMBER, glows=True)
+
+
+def _draw_motion_lines(canvas: _Canvas, box: np.ndarray) -> None:
+    width, height = box[2] - box[0], box[3] - box[1]
+    reach = 0.25 * min(width, height) + 20
+    for share in (0.25, 0.5, 0.75):
+        level = box[1] + share * height
+        for side, sign in ((box[0] - 8, -1), (box[2] + 8, 1)):
+            start = np.array([side, level])
+            canvas.line(start, start + (sign * reach, 0), max(6.0, 0.05 * height), (255, 255, 255), glows=True)
+
+
+def _draw_pedestrian(canvas: _Canvas, item: WorldObject, box: np.ndarray) -> None:
+    middle, height = (box[0] + box[2]) / 2, box[3] - box[1]
+    spread = 0.2 if item.is_moving else 0.05
+    hip = np.array([middle, box[3] - 0.45 * height])
+    for sign in (-1, 1):
+        canvas.line(hip, np.array([middle + sign * spread * height, box[3]]), 0.1 * height, (40, 40, 70))
+    torso = np.array([[-0.13, -0.85], [0.13, -0.85], [0.11, -0.4], [-0.11, -0.4]]) * height
+    canvas.polygon(torso + (middle, box[3]), COLOURS[item.colour])
+    canvas.ellipse(np.array([middle, box[1] + 0.08 * height]), (0.08 * height, 0.08 * height), _SKIN)
+
+
+def _draw_cyclist(canvas: _Canvas, item: WorldObject, box: np.ndarray) -> None:
+    middle, height = (box[0] + box[2]) / 2, box[3] - box[1]
+    for sign in (-1, 1):
+        wheel = np.array([middle + sign * 0.27 * height, box[3] - 0.18 * height])
+        canvas.ellipse(wheel, (0.19 * height, 0.19 * height), _TYRE)
+        canvas.ellipse(wheel, (0.12 * height, 0.12 * height), (150, 150, 150))
+    saddle = np.array([middle - 0.1 * height, box[3] - 0.42 * height])
+    canvas.line(saddle, np.array([middle + 0.27 * height, box[3] - 0.2 * height]), 0.06 * height, (60, 60, 60))
+    torso = np.array([[-0.18, -0.42], [0.02, -0.42], [0.16, -0.82], [-0.02, -0.86]]) * height
+    canvas.polygon(torso + (middle, box[3]), COLOURS[item.colour])
+    canvas.ellipse(np.array([middle + 0.1 * height, box[1] + 0.08 * height]), (0.08 * height, 0.08 * height), _SKIN)
+
+
+def _draw_cone(canvas: _Canvas, item: WorldObject, box: np.ndarray) -> None:
+    middle = (box[0] + box[2]) / 2
+    canvas.polygon(np.array([[box[0], box[3]], [box[2], box[3]], [middle, box[1]]]), _ORANGE)
+    low, high = box[3] - 0.3 * (box[3] - box[1]), box[3] - 0.5 * (box[3] - box[1])
+    half = 0.3 * (box[2] - box[0])
+    canvas.polygon(
+        np.array([[middle - half, low], [middle + half, low], [middle + half, high], [middle - half, high]]), _PAINT
+    )
+
+
+def _draw_light(canvas: _Canvas, item: WorldObject, box: np.ndarray) -> None:
+    middle, height = (box[0] + box[2]) / 2, box[3] - box[1]
+    foot = canvas.camera.project_polygon(np.array([[*item.position, 0.0]] * 3))
+    canvas.line(
+        np.array([middle, box[3]]), np.array([middle, foot[0, 1] if len(foot) else box[3]]), 0.08 * height, (60, 60, 60)
+    )
+    canvas.polygon(
+        np.array([[box[0], box[1]], [box[2], box[1]], [box[2], box[3]], [box[0], box[3]]]), (20, 20, 20), glows=True
+    )
+    level = {"red": 0.2, "yellow": 0.5, "green": 0.8}[item.colour]
+    lamp = {"red": (255, 30, 30), "yellow": (255, 210, 0), "green": (30, 240, 90)}[item.colour]
+    canvas.ellipse(np.array([middle, box[1] + level * height]), (0.17 * height, 0.17 * height), lamp, glows=True)
+
+
+def _draw_rain(canvas: _Canvas, rng: np.random.Generator) -> None:
+    starts = rng.uniform((0, 0), VIEW_SIZE, size=(60, 2))
+    for start in starts:
+        canvas.line(start, start + (-12, 55), 4.0, (190, 200, 215))

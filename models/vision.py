@@ -1,0 +1,92 @@
+"""What the stock vision tower lacks: uint8 tiles to pixels, features of its last layers, DropPath.
+
+Shape suffixes: T tiles, S tile side in pixels, P patches of a tile, D width of the tower.
+"""
+
+import torch
+from torch import nn
+from transformers import InternVLVisionModel
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+def normalise_tiles(tiles: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """uint8 RGB tiles [T, S, S, 3] to pixels [T, 3, S, S], with ImageNet's mean and standard deviation."""
+    assert tiles.dtype == torch.uint8, f"got {tiles.dtype}, expected uint8 tiles"
+    assert tiles.shape[-1] == 3, f"got {tuple(tiles.shape)}, expected RGB last"
+    mean = torch.tensor(IMAGE_MEAN, device=tiles.device).mul(255)
+    std = torch.tensor(IMAGE_STD, device=tiles.device).mul(255)
+    return ((tiles.float() - mean) / std).permute(0, 3, 1, 2).to(dtype).contiguous()
+
+
+def patch_features(tower: InternVLVisionModel, pixels: torch.Tensor, last_k: int) -> list[torch.Tensor]:
+    """Hidden states after each of the last `last_k` layers, first of them first.
+
+    The layers are called one by one: under ZeRO-3 a layer's returned tensor carries the hooks that gather its
+    parameters for the backward pass, and states of earlier layers are freed at once.
+
+    Args:
+        tower: a stock tower, wrapped or not.
+        pixels: [T, 3, S, S].
+        last_k: 1 to the number of layers.
+
+    Returns:
+        `last_k` tensors [T, 1 + P, D], CLS first; the last equals the tower's `last_hidden_state`.
+    """
+    layers = tower.encoder.layer
+    assert 1 <= last_k <= len(layers), f"last_k {last_k} of {len(layers)} layers"
+    hidden = tower.embeddings(pixels)
+    kept = []
+    for index, layer in enumerate(layers):
+        hidden = layer(hidden)
+        if index >= len(layers) - last_k:
+            kept.append(hidden)
+    kept[-1] = tower.layernorm(kept[-1])
+    return kept
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv 1603.09382): drops a residual branch of whole tiles, scales the others by 1 / (1 - rate).
+
+    Draws from torch's global generator, whose state activation checkpointing restores when it runs a layer again.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+        """Branch output [T, 1 + P, D], in the same shape."""
+        if not self.training or self.rate == 0.0:
+            return branch
+        kept = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= self.rate
+        return branch * kept.to(branch.dtype) / (1.0 - self.rate)
+
+    def extra_repr(self) -> str:
+        """Shown when the module is printed."""
+        return f"rate={self.rate:.3f}"
+
+
+def add_drop_path(tower: InternVLVisionModel, rate: float) -> None:
+    """Put DropPath on both branches of every layer, from 0 at the first layer linearly to `rate` at the last.
+
+    It takes the places of the stock layer's two branch dropouts, which have no parameters: state, configuration and
+    evaluation stay as they were. Calling it again sets another rate.
+
+    Raises:
+        ValueError: rate outside [0, 1), or a tower whose own dropout is not zero.
+    """
+    if not 0.0 <= rate < 1.0:
+        raise ValueError(f"drop_path: got {rate}, expected a rate in [0, 1)")
+    config = tower.config
+    if config.hidden_dropout_prob or config.projection_dropout:
+        raise ValueError(
+            f"drop_path: the tower has hidden_dropout_prob {config.hidden_dropout_prob} and projection_dropout "
+            f"{config.projection_dropout}, expected 0 for both; set them to 0 in its config.json"
+        )
+    layers = tower.encoder.layer
+    for index, layer in enumerate(layers):
+        layer_rate = rate * index / max(len(layers) - 1, 1)
+        layer.get_submodule("attention").projection_dropout = DropPath(layer_rate)
+        layer.dropout = DropPath(layer_rate)

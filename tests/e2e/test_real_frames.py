@@ -1,0 +1,67 @@
+"""Real DriveLM frames through the documented commands: shards, three stages on one scene, answers on the other."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers.dist import train
+from tests.helpers.paths import DRIVELM_SAMPLE, ROOT, needs_drivelm_sample
+from trainer.evaluate.submission import reference_questions
+
+pytestmark = [pytest.mark.e2e, needs_drivelm_sample]
+
+TRAINED_SCENE = "54cdaaae372d421fa4734d66f51a8c48"
+ASKED_SCENE = "f0f120e4d4b0441da90ec53b16ee169d"
+
+
+def run(*command):
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def convert(scene, out):
+    sample = ["--annotations", DRIVELM_SAMPLE / "annotations" / "train_sample.json", "--images", DRIVELM_SAMPLE]
+    run("data_shards", "drivelm", *sample, "--scenes", scene, "--out", out, "--workers", "1")
+
+
+def stage(name, work, *overrides):
+    """A demo recipe on the real scene, with longer packs: real questions are longer than the synthetic ones."""
+    settings = [f"run_dir={work / name}", f"data.datasets=[{{path: {work / 'train'}}}]", "data.max_tokens=4096"]
+    train(["--recipe", f"trainer/recipes/demo_{name}.yaml", *settings, "image_log_every=0", *overrides])
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    path = tmp_path_factory.mktemp("real")
+    convert(TRAINED_SCENE, path / "train")
+    convert(ASKED_SCENE, path / "asked")
+    stage("distill", path, "steps=2")
+    stage("align", path, "steps=2", f"model.vision={path / 'distill' / 'model'}")
+    stage("finetune", path, "steps=3", f"model.vlm={path / 'align' / 'model'}")
+    return path
+
+
+def test_real_frames_train_answer_and_score(work):
+    predictions, references, scores = work / "predictions.json", work / "references.json", work / "scores.json"
+    run("trainer.export", work / "finetune", work / "export")
+    run("data_shards", "references", work / "asked", "--out", references)
+    run("trainer.evaluate", "predict", "--model", work / "export", "--data", work / "asked", "--out", predictions)
+    run("trainer.evaluate", "score", "--predictions", predictions, "--references", references, "--out", scores)
+    rows = json.loads(predictions.read_text())
+    expected = {question.id for question in reference_questions(json.loads(references.read_text()))}
+    assert {row["id"] for row in rows} == expected
+    assert all(row["id"].startswith(ASKED_SCENE) for row in rows)
+    assert 0 <= json.loads(scores.read_text())["official"]["accuracy"] <= 1
+    assert "no problems" in run("trainer.evaluate", "lint", "--predictions", predictions, "--references", references)
+
+
+def test_real_images_reach_the_model_as_six_views(work):
+    metrics = [json.loads(line) for line in (work / "finetune" / "metrics.jsonl").read_text().splitlines()]
+    assert any("loss" in str(row) for row in metrics)
+    index = json.loads(next((work / "train").glob("*.index.json")).read_text())
+    assert all(len(sample["image_sizes"]) == 6 for sample in index["samples"])

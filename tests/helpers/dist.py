@@ -1,0 +1,113 @@
+"""Two ranks for tests: started as SLURM would, through the deepspeed launcher, or as functions of this test process."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.multiprocessing as mp
+
+from tests.helpers.paths import ROOT
+from trainer import dist
+
+CPU_ZERO3 = ROOT / "ds_configs" / "cpu_zero3.json"
+TIMEOUT_S = 240
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start_ranks(arguments: Sequence[str], world: int = 2, port: int | None = None) -> list[subprocess.Popen]:
+    """`trainer/run.py` once a rank, with the environment that a SLURM task has; output is merged and piped."""
+    port = port or free_port()
+    command = [sys.executable, str(ROOT / "trainer" / "run.py"), "--ds_config", str(CPU_ZERO3), *arguments]
+    return [
+        subprocess.Popen(
+            command,
+            env=_environment()
+            | {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(world),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "OMP_NUM_THREADS": "1",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+
+
+def wait_ranks(ranks: list[subprocess.Popen]) -> tuple[list[int], str]:
+    """Exit statuses, and all output, rank after rank."""
+    try:
+        output = [rank.communicate(timeout=TIMEOUT_S)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return [rank.returncode for rank in ranks], "\n".join(output)
+
+
+def train(arguments: Sequence[str], world: int = 2) -> str:
+    """Run a stage to its end, and return its output; fails the test where a rank does not exit with 0."""
+    statuses, output = wait_ranks(start_ranks(arguments, world))
+    assert statuses == [0] * world, output
+    return output
+
+
+def launch(arguments: Sequence[str], world: int = 2) -> subprocess.CompletedProcess:
+    """The command a user types: the deepspeed launcher with two ranks, no environment set."""
+    deepspeed = Path(sys.executable).with_name("deepspeed")
+    command = [str(deepspeed), "--num_gpus", str(world), "--master_port", str(free_port()), "trainer/run.py"]
+    return subprocess.run(
+        [*command, "--ds_config", str(CPU_ZERO3), *arguments],
+        cwd=ROOT,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def on_ranks(function: Callable[..., Any], *arguments: Any, world: int = 2) -> None:
+    """Call `function(ranks, *arguments)` in `world` new processes that form a process group."""
+    mp.spawn(_in_group, (world, free_port(), function, arguments), nprocs=world)
+
+
+def losses(run_dir: Path) -> dict[int, float]:
+    """Loss by step, as logged with `log_every: 1`."""
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return {record["step"]: record["loss/total"] for record in map(json.loads, lines)}
+
+
+def _in_group(rank: int, world: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        DS_ACCELERATOR="cpu",
+    )
+    ranks = dist.init()
+    function(ranks, *arguments)
+    ranks.sum([0.0])
+    # Leave together and at once: torch's communication threads can abort a process whose interpreter is torn down.
+    os._exit(0)
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment without anything a launcher or another test may have left in it."""
+    ours = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR", "OMP_NUM_THREADS")
+    return {name: value for name, value in os.environ.items() if name not in ours}

@@ -1,0 +1,61 @@
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+
+from data_shards.chat import TokenSegments
+from data_shards.collate import StepCounts, step_counts, to_tensors
+from data_shards.pack import PartMeta, build_pack
+
+
+def part(key, num_segments, num_tiles):
+    tokens = TokenSegments(
+        prefix=np.arange(3, dtype=np.int32),
+        segments=tuple(np.arange(4, dtype=np.int32) + 10 * i for i in range(num_segments)),
+        label_starts=(2,) * num_segments,
+    )
+    meta = PartMeta(key=key, dataset="d", question_ids=tuple(range(num_segments)), kinds=("general",) * num_segments)
+    return tokens, np.full((num_tiles, 2, 2, 3), 7, np.uint8), meta
+
+
+@pytest.fixture
+def pack():
+    return build_pack([part("a", 2, 3), part("b", 1, 0)], loss_weight="square")
+
+
+def test_a_batch_holds_the_arrays_of_its_pack(pack):
+    batch = to_tensors(pack)
+    tensors = [f.name for f in fields(batch) if isinstance(getattr(batch, f.name), torch.Tensor)]
+    assert len(tensors) == 8
+    for name in tensors:
+        np.testing.assert_array_equal(getattr(batch, name).numpy(), getattr(pack, name))
+    assert batch.groups == pack.groups
+    assert batch.dummy_tile is False
+
+
+def test_a_batch_counts_samples_questions_tokens_and_tiles(pack):
+    meta = to_tensors(pack).meta
+    assert (meta.num_samples, meta.num_questions, meta.num_tokens, meta.num_tiles) == (2, 3, 18, 3)
+    assert (meta.keys, meta.question_refs) == (("a", "b"), (("a", 0), ("a", 1), ("b", 0)))
+    assert (meta.kinds, meta.datasets) == (("general",) * 3, ("d",) * 3)
+
+
+def test_a_dummy_tile_is_not_counted():
+    batch = to_tensors(build_pack([part("a", 1, 0)]))
+    assert batch.dummy_tile
+    assert len(batch.tiles) == 1
+    assert batch.meta.num_tiles == 0
+
+
+def test_a_batch_moves_as_a_whole(pack):
+    moved = to_tensors(pack).to("meta")
+    assert {getattr(moved, f.name).device.type for f in fields(moved) if hasattr(getattr(moved, f.name), "device")} == {
+        "meta"
+    }
+    assert moved.meta == to_tensors(pack).meta
+
+
+def test_the_counts_of_a_step_are_sums_over_its_micro_batches(pack):
+    batches = [to_tensors(pack), to_tensors(build_pack([part("c", 1, 0)]))]
+    assert step_counts(batches) == StepCounts(samples=3, questions=4, tokens=25, label_tokens=8, tiles=3)

@@ -1,0 +1,221 @@
+"""The index of shards: true to the bytes, made where it lacks, and strict where tar readers are not."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import tarfile
+
+import numpy as np
+import pytest
+
+from data_shards.entries import ShardError
+from data_shards.index import index_path, index_shard, load_index, rebuild_index, shard_is_whole
+from data_shards.read import read_frame
+from data_shards.schema import CAMERAS
+from tests.helpers.frames import camera_frames, write_dataset
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    write_dataset(tmp_path, camera_frames())
+    return tmp_path
+
+
+def pack(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+def test_spans_point_at_the_members_data(dataset):
+    index = load_index(dataset)
+    assert len(index) == 6
+    for entry in index.samples:
+        content = (dataset / entry.shard).read_bytes()
+        with tarfile.open(dataset / entry.shard) as archive:
+            for suffix, span in entry.members.items():
+                data = archive.extractfile(f"{entry.key}.{suffix}").read()
+                assert content[span.offset : span.offset + span.size] == data
+                assert span.sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_counts_and_image_sizes_are_known_without_reading(dataset):
+    for entry in load_index(dataset).samples:
+        assert (entry.num_questions, entry.num_images) == (2, 6)
+        assert entry.image_sizes == ((32, 18),) * 6
+        assert set(entry.members) == {"json", *(f"{camera.lower()}.jpg" for camera in CAMERAS)}
+
+
+def test_tars_of_others_are_indexed_once(dataset):
+    expected = load_index(dataset)
+    for path in [*dataset.glob("*.json")]:
+        path.unlink()
+    assert load_index(dataset) == expected
+    stamps = {path: path.stat().st_mtime_ns for path in dataset.glob("*.index.json")}
+    assert len(stamps) == 3
+    assert load_index(dataset) == expected
+    assert stamps == {path: path.stat().st_mtime_ns for path in dataset.glob("*.index.json")}
+
+
+def test_tars_in_a_read_only_directory_are_indexed_in_memory(dataset, monkeypatch):
+    expected = load_index(dataset)
+    for path in dataset.glob("*.index.json"):
+        path.unlink()
+
+    def refuse(path, data):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("data_shards.index.write_atomically", refuse)
+    assert load_index(dataset) == expected
+    assert not list(dataset.glob("*.index.json"))
+
+
+def test_rebuilding_gives_the_same_index_and_takes_in_new_tars(dataset):
+    before = load_index(dataset)
+    index_path(dataset / "shard-000001.tar").write_text("{}")
+    rebuild_index(dataset)
+    assert load_index(dataset) == before
+    pack(dataset / "zz.tar", [("a_b.json", _record("a_b"))])
+    with pytest.raises(ShardError, match=r"zz\.tar.*not listed.*data_shards index"):
+        load_index(dataset)
+    assert rebuild_index(dataset).num_samples == 7
+    assert load_index(dataset).samples[-1].key == "a_b"
+
+
+def test_a_directory_without_tars_names_the_command_that_writes_them(tmp_path):
+    for directory in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(ShardError, match=f"{directory}.*python -m data_shards synthetic"):
+            load_index(directory)
+
+
+def test_the_parent_of_splits_names_a_split(tmp_path):
+    write_dataset(tmp_path / "train", camera_frames())
+    with pytest.raises(ShardError, match="train"):
+        load_index(tmp_path)
+
+
+def test_a_missing_listed_shard_is_named(dataset):
+    (dataset / "shard-000001.tar").unlink()
+    with pytest.raises(ShardError, match=r"shard-000001\.tar.*missing \(1 of 3"):
+        load_index(dataset)
+
+
+def test_a_frame_in_two_shards_is_refused(dataset):
+    (dataset / "dataset.json").unlink()
+    (dataset / "copy.tar").write_bytes((dataset / "shard-000000.tar").read_bytes())
+    with pytest.raises(ShardError, match=r"scene0_frame0 is also in copy\.tar"):
+        load_index(dataset)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1, "shard": "shard-000000.tar", "samples": [1]}', "\0"])
+@pytest.mark.parametrize("name", ["shard-000000.index.json", "dataset.json"])
+def test_a_damaged_index_is_named_with_the_remedy(dataset, name, text):
+    (dataset / name).write_text(text)
+    with pytest.raises(ShardError, match=rf"{name}.*data_shards index"):
+        load_index(dataset)
+
+
+def test_an_index_entry_out_of_its_type_is_refused(dataset):
+    path = dataset / "shard-000000.index.json"
+    record = json.loads(path.read_text())
+    record["samples"][0]["members"]["json"][0] = -1
+    path.write_text(json.dumps(record))
+    with pytest.raises(ShardError, match="usable index"):
+        load_index(dataset)
+
+
+def test_shard_names_that_leave_the_directory_are_refused(dataset):
+    path = dataset / "dataset.json"
+    record = json.loads(path.read_text())
+    record["shards"][0]["name"] = "../../x.tar"
+    path.write_text(json.dumps(record))
+    with pytest.raises(ShardError, match="plain file names"):
+        load_index(dataset)
+
+
+def test_only_a_whole_shard_counts_as_whole(dataset):
+    tar = dataset / "shard-000000.tar"
+    assert shard_is_whole(tar, 2)
+    assert not shard_is_whole(tar, 3)
+    content = tar.read_bytes()
+    tar.write_bytes(content[:-1])
+    assert not shard_is_whole(tar, 2)
+    tar.write_bytes(content)
+    index_path(tar).write_text("{")
+    assert not shard_is_whole(tar, 2)
+    index_path(tar).unlink()
+    assert not shard_is_whole(tar, 2)
+
+
+def test_no_cut_of_a_tar_is_indexed_as_whole(dataset):
+    tar = dataset / "shard-000000.tar"
+    content = tar.read_bytes()
+    rng = np.random.default_rng(0)
+    used = len(content.rstrip(b"\0"))
+    boundaries = range(0, used, 512)
+    cuts = {int(cut) for cut in rng.integers(0, used, 40)} | {int(cut) for cut in rng.choice(boundaries, 40)}
+    end = -(-used // 512) * 512
+    assert end + 1024 <= len(content)
+    for cut in [*sorted(cuts), end, end + 512]:
+        tar.write_bytes(content[:cut])
+        with pytest.raises(ShardError, match="shard-000000"):
+            index_shard(tar)
+
+
+def test_a_zeroed_or_flipped_header_is_not_the_end_of_a_tar(dataset):
+    tar = dataset / "shard-000000.tar"
+    content = tar.read_bytes()
+    with tarfile.open(tar) as archive:
+        headers = [info.offset for info in archive]
+    assert len(headers) == 14
+    for offset in headers:
+        zeroed = content[:offset] + bytes(512) + content[offset + 512 :]
+        flipped = content[: offset + 3] + bytes([content[offset + 3] ^ 1]) + content[offset + 4 :]
+        for damaged in (zeroed, flipped):
+            tar.write_bytes(damaged)
+            with pytest.raises(ShardError, match="shard-000000"):
+                index_shard(tar)
+
+
+def _record(key):
+    scene, frame = key.split("_")
+    fields = {"key": key, "scene": scene, "frame": frame, "source": "t"}
+    return json.dumps({**fields, "images": [], "questions": [], "key_object_infos": {}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("members", "text"),
+    [
+        ([("a_b.jpg", b"x")], "'json' is missing"),
+        ([("a_b.json", b"{")], "a_b"),
+        ([("a_b.json", _record("a_b")), ("a_c.json", _record("a_c")), ("a_b.x", b"")], "next to each other"),
+        ([("a_b.json", _record("a_b")), ("a_b.json", _record("a_b"))], "twice"),
+        ([("d/a_b.json", _record("a_b"))], "expected a name"),
+        ([("../a_b.json", _record("a_b"))], "expected a name"),
+        ([("a_b", b"")], "expected a name"),
+    ],
+)
+def test_a_tar_of_another_form_is_refused(tmp_path, members, text):
+    pack(tmp_path / "x.tar", members)
+    with pytest.raises(ShardError, match=text):
+        index_shard(tmp_path / "x.tar")
+
+
+def test_a_link_in_a_tar_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        info = tarfile.TarInfo("a_b.json")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(info)
+    with pytest.raises(ShardError, match="got a link"):
+        index_shard(tmp_path / "x.tar")
+
+
+def test_a_member_that_the_schema_does_not_know_is_indexed_and_not_read(tmp_path):
+    pack(tmp_path / "x.tar", [("a_b.json", _record("a_b")), ("a_b.pkl", b"cos\nsystem\n")])
+    index = load_index(tmp_path)
+    assert set(index.samples[0].members) == {"json", "pkl"}
+    assert read_frame(index, 0).images == {}

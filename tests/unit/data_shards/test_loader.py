@@ -1,0 +1,313 @@
+import io
+import os
+import signal
+from collections import Counter
+from dataclasses import fields, replace
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_shards import frame_dataset
+from data_shards.chat import internlm2_chat
+from data_shards.collate import step_counts
+from data_shards.frame_dataset import FrameDataset
+from data_shards.index import load_index
+from data_shards.loader import FrameSource, LoaderError, PackLoader, TextSettings, pack_stream, tile_stream
+from data_shards.plan import PackLimits
+from data_shards.read import BadSample, read_frame
+from data_shards.schema import CAMERAS, Question, RawFrame
+from data_shards.tiling import ViewLayout, tile_images
+from data_shards.write import write_shards
+from tests.helpers.tokenizer import drivelm_sentences, tiny_tokenizer
+
+LAYOUT = ViewLayout(tile_size=28, max_tiles=2)
+LIMITS = PackLimits(max_tokens=900, max_tiles=40)
+TOKENS_PER_TILE = 4
+
+
+def jpeg(rng, width, height):
+    # compression blurs noise, but leaves each picture unlike the others
+    pixels = rng.integers(0, 256, size=(height // 8, width // 8, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).resize((width, height)).save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def frames(count, *, images, seed, questions=9):
+    rng = np.random.default_rng(seed)
+    lines = drivelm_sentences()
+    for i in range(count):
+        picks = rng.integers(0, len(lines), size=(int(rng.integers(1, questions + 1)), 2)).tolist()
+        yield RawFrame(
+            key=f"scene{seed}_{i:03d}",
+            scene=f"scene{seed}",
+            frame=f"{i:03d}",
+            source="test",
+            images={name: jpeg(rng, 64, 36) for name in images},
+            questions=tuple(Question(question=lines[q], answer=lines[a], kind="general") for q, a in picks),
+        )
+
+
+def source(folder, name, made):
+    write_shards(made, folder / name, source=name, licence="none", samples_per_shard=4)
+    return FrameSource(name=name, index=load_index(folder / name))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("loader")
+
+
+@pytest.fixture(scope="module")
+def text(folder):
+    return TextSettings(
+        tokenizer=tiny_tokenizer(folder),
+        template=internlm2_chat(system="You drive."),
+        tokens_per_tile=TOKENS_PER_TILE,
+        loss_weight="square",
+    )
+
+
+@pytest.fixture(scope="module")
+def sources(folder):
+    return [
+        source(folder, "driving", frames(10, images=CAMERAS, seed=1)),
+        source(folder, "pictures", frames(6, images=("IMAGE_0",), seed=2, questions=2)),
+        source(folder, "talk", frames(3, images=(), seed=3)),
+    ]
+
+
+@pytest.fixture(scope="module")
+def stream(sources, text):
+    return make_stream(sources, text)
+
+
+def make_stream(sources, text, layout=LAYOUT):
+    return pack_stream(sources, text=text, layout=layout, limits=LIMITS, questions_per_visit=4, seed=5)
+
+
+def loader(sources, stream, text, **options):
+    return PackLoader(sources, stream, **{"layout": LAYOUT, "text": text, **options})
+
+
+def steps(made, count):
+    iterator = iter(made)
+    taken = list(islice(iterator, count))
+    iterator.close()
+    return taken
+
+
+def content(batch):
+    """All of a batch, bytes of its tensors included."""
+    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    return {
+        name: (value.dtype, value.shape, value.numpy().tobytes()) if isinstance(value, torch.Tensor) else value
+        for name, value in values.items()
+    }
+
+
+def references(taken):
+    return [batch.meta.question_refs for step in taken for batch in step]
+
+
+def test_batches_are_identical_whatever_the_number_of_workers(sources, stream, text):
+    several = [steps(loader(sources, stream, text, workers=n, accumulation=2), 6) for n in (0, 1, 2)]
+    assert len({batch.meta.question_refs for step in several[0] for batch in step}) == 12
+    expected = [[content(batch) for batch in step] for step in several[0]]
+    for taken in several[1:]:
+        assert [[content(batch) for batch in step] for step in taken] == expected
+
+
+def test_a_step_has_as_many_batches_as_accumulation_says(sources, stream, text):
+    assert [len(step) for step in steps(loader(sources, stream, text, accumulation=3), 4)] == [3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_every_world_size_reads_the_same_global_sequence(sources, stream, text, world, accumulation):
+    count = 24
+    whole = references(steps(loader(sources, stream, text), count))
+    ranks = [
+        steps(
+            loader(sources, stream, text, rank=r, world=world, accumulation=accumulation),
+            count // world // accumulation,
+        )
+        for r in range(world)
+    ]
+    by_position = [
+        ranks[r][s][a].meta.question_refs
+        for s in range(count // world // accumulation)
+        for a in range(accumulation)
+        for r in range(world)
+    ]
+    assert by_position == whole
+
+
+def test_resuming_with_other_world_sizes_gives_the_tail_of_the_uninterrupted_run(sources, stream, text):
+    whole = references(steps(loader(sources, stream, text), 30))
+    position, seen = 0, []
+    for world, accumulation, count in ((1, 1, 3), (2, 2, 2), (3, 1, 2), (4, 1, 2)):
+        made = [
+            loader(sources, make_stream(sources, text), text, rank=r, world=world, accumulation=accumulation,
+                   start_position=position)
+            for r in range(world)
+        ]  # fmt: skip
+        ranks = [steps(one, count) for one in made]
+        seen += [
+            ranks[r][s][a].meta.question_refs for s in range(count) for a in range(accumulation) for r in range(world)
+        ]
+        assert len({one.position for one in made}) == 1
+        position = made[0].position
+    assert position == len(seen) == 25
+    assert seen == whole[:25]
+
+
+def test_a_loader_iterated_again_goes_on_where_it_was(sources, stream, text):
+    made = loader(sources, stream, text, workers=1)
+    assert references(steps(made, 2) + steps(made, 3)) == references(steps(loader(sources, stream, text), 5))
+
+
+def test_an_epoch_asks_every_question_of_every_dataset_once(sources, stream, text):
+    count = stream.packs_in_epoch(0)
+    asked = Counter(ref for batch in references(steps(loader(sources, stream, text), count)) for ref in batch)
+    expected = {(entry.key, q) for one in sources for entry in one.index.samples for q in range(entry.num_questions)}
+    assert asked == Counter(expected)
+
+
+def test_a_batch_holds_the_planned_tokens_and_one_image_token_for_each_patch(sources, stream, text):
+    image_token = text.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+    for step in steps(loader(sources, stream, text), stream.packs_in_epoch(0)):
+        batch = step[0]
+        assert batch.meta.num_tokens <= LIMITS.max_tokens
+        assert batch.meta.num_tiles <= LIMITS.max_tiles
+        assert (batch.input_ids == image_token).sum() == TOKENS_PER_TILE * batch.meta.num_tiles
+
+
+def test_planned_sizes_are_those_of_the_batches(sources, stream, text):
+    dataset = FrameDataset(sources, LAYOUT, text)
+    entries = [entry.sizes for entry in stream._mixture]
+    for i in range(stream.packs_in_epoch(0)):
+        plan = stream.pack(i)
+        sizes = [(entries[v.dataset][v.sample], v.questions) for v in plan.visits]
+        meta = dataset[plan].meta
+        assert meta.num_tokens == sum(s.prefix_tokens + sum(s.question_tokens[q] for q in qs) for s, qs in sizes)
+        assert meta.num_tiles == sum(s.tiles for s, _ in sizes)
+
+
+def test_tokens_of_a_batch_are_those_of_the_whole_conversations(sources, stream, text):
+    checked = 0
+    for (batch,) in steps(loader(sources, stream, text), 6):
+        ref = iter(batch.meta.question_refs)
+        for key, (start, end) in zip(batch.meta.keys, batch.groups, strict=True):
+            frame = next(
+                read_frame(one.index, i) for one in sources for i, e in enumerate(one.index.samples) if e.key == key
+            )
+            ids, numbers = batch.input_ids[start:end], batch.segment_ids[start:end]
+            for number in range(1, int(numbers.max()) + 1):
+                question = frame.questions[next(ref)[1]]
+                # 64x36 pixels fill a 2x1 grid: two tiles and a thumbnail
+                image = "<img>" + "<IMG_CONTEXT>" * 3 * TOKENS_PER_TILE + "</img>\n"
+                views = "".join(f"{name}: {image}" if name in CAMERAS else image for name in frame.images)
+                whole = (
+                    "<s><|im_start|>system\nYou drive.<|im_end|><|im_start|>user\n"
+                    f"{views}{question.question}<|im_end|><|im_start|>assistant\n{question.answer}<|im_end|>"
+                )
+                seen = ids[(numbers == 0) | (numbers == number)].tolist()
+                assert seen == text.tokenizer(whole)["input_ids"]
+                checked += 1
+    assert checked > 10
+
+
+def test_tiles_of_a_batch_are_those_of_its_frames_in_order(sources, stream, text):
+    (batch,) = steps(loader(sources, stream, text), 1)[0]
+    found = []
+    for key in batch.meta.keys:
+        frame = next(read_frame(s.index, i) for s in sources for i, e in enumerate(s.index.samples) if e.key == key)
+        images = [np.asarray(Image.open(io.BytesIO(data))) for data in frame.images.values()]
+        found.append(tile_images(images, LAYOUT))
+    expected = np.concatenate(found)
+    assert batch.tiles.shape == expected.shape
+    assert np.abs(batch.tiles.numpy().astype(int) - expected).mean() < 2  # two JPEG decoders
+
+
+def test_a_canvas_has_the_cameras_in_their_places_whatever_the_order_in_the_tar(folder, text):
+    layout = replace(LAYOUT, mode="canvas", max_tiles=12, thumbnail=False, draw_camera_names=False)
+    one = source(folder, "mixed-order", frames(1, images=CAMERAS[::-1], seed=7, questions=1))
+    (batch,) = steps(loader([one], make_stream([one], text, layout), text, layout=layout), 1)[0]
+    frame = read_frame(one.index, 0)
+    front = np.asarray(Image.open(io.BytesIO(frame.images["CAM_FRONT"])).resize((56, 28)), dtype=int)
+    assert batch.meta.num_tiles == 12
+    seen = np.concatenate([batch.tiles[2].numpy(), batch.tiles[3].numpy()], axis=1)
+    assert np.abs(seen - front).mean() < 3
+    assert int((batch.input_ids == text.tokenizer.convert_tokens_to_ids("<img>")).sum()) == 1
+
+
+def test_a_pack_of_text_alone_brings_one_dummy_tile(sources, text):
+    talk = [sources[2]]
+    for (batch,) in steps(loader(talk, make_stream(talk, text), text), 2):
+        assert batch.dummy_tile
+        assert tuple(batch.tiles.shape) == (1, 28, 28, 3)
+        assert not batch.tiles.any()
+        assert batch.meta.num_tiles == 0
+        assert len(batch.label_targets) > 0
+
+
+def test_a_step_knows_its_samples_questions_tokens_and_tiles(sources, stream, text):
+    (step,) = steps(loader(sources, stream, text, accumulation=3), 1)
+    counts = step_counts(step)
+    assert counts.samples == sum(len(batch.groups) for batch in step)
+    assert counts.questions == sum(len(batch.meta.kinds) for batch in step) > 3
+    assert counts.tokens == sum(len(batch.input_ids) for batch in step)
+    assert counts.tiles == sum(0 if batch.dummy_tile else len(batch.tiles) for batch in step) > 3
+    assert {name for batch in step for name in batch.meta.datasets} <= {"driving", "pictures", "talk"}
+
+
+def test_a_tile_loader_shows_each_frame_with_images_once_an_epoch(sources):
+    stream = tile_stream(sources, layout=LAYOUT, max_tiles=40, seed=0)
+    taken = steps(PackLoader(sources, stream, layout=LAYOUT, workers=2), stream.packs_in_epoch(0))
+    keys = Counter(key for step in taken for batch in step for key in batch.meta.keys)
+    assert keys == Counter(e.key for one in sources[:2] for e in one.index.samples)
+    assert all(len(batch.tiles) <= 40 and len(batch.input_ids) == 0 for step in taken for batch in step)
+    assert sum(batch.meta.num_tiles for step in taken for batch in step) == 10 * 18 + 6 * 3
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Two frames, the second with a JPEG cut in the middle."""
+    good, bad = frames(2, images=CAMERAS, seed=11)
+    images = dict(bad.images)
+    images["CAM_BACK"] = images["CAM_BACK"][:-150]
+    return source(tmp_path, "damaged", [good, replace(bad, images=images)])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_sample_is_raised_with_shard_and_key(damaged, text, workers):
+    stream = make_stream([damaged], text)
+    with pytest.raises(BadSample, match="damaged or cut JPEG") as caught:
+        steps(loader([damaged], stream, text, workers=workers), 5)
+    assert (caught.value.shard, caught.value.key) == ("shard-000000.tar", "scene11_001")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_is_killed_is_named(sources, stream, text, workers, monkeypatch):
+    parent = os.getpid()
+
+    def killed(*arguments):
+        assert os.getpid() != parent
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(frame_dataset, "read_frame", killed)
+    with pytest.raises(LoaderError, match=rf"rank 1: .*worker.*one of its {workers} data workers died.*memory"):
+        steps(loader(sources, stream, text, workers=workers, rank=1, world=2), 1)
+
+
+def test_a_bug_in_a_worker_keeps_its_own_message(sources, stream, text, monkeypatch):
+    def broken(*arguments):
+        raise KeyError("own message")
+
+    monkeypatch.setattr(frame_dataset, "read_frame", broken)
+    with pytest.raises(KeyError, match="own message"):
+        steps(loader(sources, stream, text, workers=1), 1)

@@ -1,0 +1,162 @@
+"""The command line as a user starts it: results, exit statuses, and messages instead of tracebacks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from data_shards.cli import main
+from data_shards.index import load_index
+from data_shards.read import read_frame
+from tests.helpers.frames import camera_frames, write_dataset
+from tests.helpers.paths import DRIVELM_SAMPLE, ROOT, needs_drivelm_sample
+
+ANNOTATIONS = str(DRIVELM_SAMPLE / "annotations" / "train_sample.json")
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def synthetic(out, *more):
+    small = ("--frames-per-scene", 1, "--image-width", 160, "--workers", 1)
+    return run("synthetic", "--out", out, *small, *more)
+
+
+def frames_of(directory):
+    index = load_index(directory)
+    return [read_frame(index, i) for i in range(len(index))]
+
+
+@needs_drivelm_sample
+def test_drivelm_splits_by_scene_and_both_forms_are_there(tmp_path):
+    arguments = ("drivelm", "--annotations", ANNOTATIONS, "--images", DRIVELM_SAMPLE, "--workers", 1)
+    assert run(*arguments, "--out", tmp_path, "--val-fraction", 0.5) == 0
+    train, val = frames_of(tmp_path / "train"), frames_of(tmp_path / "val")
+    assert len(train) + len(val) == 7
+    assert not {frame.scene for frame in train} & {frame.scene for frame in val}
+    assert sum(len(frame.questions) for frame in (*train, *val)) == 619 + 13
+    assert sum(1 for frame in (*train, *val) for q in frame.questions if q.tags) == 51
+
+
+@needs_drivelm_sample
+def test_one_scene_can_be_chosen(tmp_path):
+    scene = json.loads((DRIVELM_SAMPLE / "frames.json").read_text())[0]["scene"]
+    arguments = ("drivelm", "--annotations", ANNOTATIONS, "--images", DRIVELM_SAMPLE, "--workers", 1)
+    assert run(*arguments, "--out", tmp_path / "x", "--scenes", scene, "--form", "test") == 0
+    frames = frames_of(tmp_path / "x")
+    assert {frame.scene for frame in frames} == {scene}
+    assert all(q.tags for frame in frames for q in frame.questions)
+
+
+@pytest.mark.parametrize("family", ["driving", "general"])
+def test_synthetic_frames_do_not_depend_on_how_they_are_split(tmp_path, family):
+    more = ("--scenes", 4, "--seed", 5, "--family", family)
+    assert synthetic(tmp_path / "whole", *more) == 0
+    assert synthetic(tmp_path / "split", *more, "--val-fraction", 0.25, "--samples-per-shard", 2) == 0
+    whole = {frame.key: frame for frame in frames_of(tmp_path / "whole")}
+    train, val = frames_of(tmp_path / "split" / "train"), frames_of(tmp_path / "split" / "val")
+    assert (len(train), len(val), len(whole)) == (3, 1, 4)
+    assert {frame.key: frame for frame in (*train, *val)} == whole
+
+
+def test_inspect_counts_what_is_there(tmp_path, capsys):
+    write_dataset(tmp_path, camera_frames(num_scenes=3, frames_per_scene=2))
+    assert run("inspect", tmp_path) == 0
+    text = capsys.readouterr().out
+    size = sum(path.stat().st_size for path in tmp_path.glob("*.tar"))
+    for part in ("6 in 3 scenes", "12, 2.0 a sample", "perception: 6, prediction: 6", "2 language: 6", "32x18: 36"):
+        assert part in text
+    assert f"3, {size:,} bytes" in text
+
+
+def test_index_takes_in_tars_of_others(tmp_path, capsys):
+    write_dataset(tmp_path, camera_frames())
+    for path in tmp_path.glob("*.json"):
+        path.unlink()
+    assert run("index", tmp_path) == 0
+    assert "6 samples in 3 shards" in capsys.readouterr().out
+    assert (tmp_path / "dataset.json").is_file()
+
+
+@needs_drivelm_sample
+@pytest.mark.parametrize(
+    ("replaced", "text"),
+    [
+        ({"--annotations": "/nowhere/a.json"}, "/nowhere/a.json: field '--annotations'"),
+        ({"--images": "/nowhere"}, "/nowhere: field '--images'"),
+        ({"--images": "/proc/self"}, "42 missing images in 7 of 7 frames"),
+        ({"--scenes": "abc"}, "field '--scenes': got 'abc'"),
+        ({"--val-fraction": "1.5"}, "val fraction: got 1.5"),
+        ({"--out": __file__}, "--out"),
+    ],
+)
+def test_wrong_usage_of_drivelm_is_named_and_writes_nothing(tmp_path, capsys, replaced, text):
+    options = {"--annotations": ANNOTATIONS, "--images": str(DRIVELM_SAMPLE), "--out": str(tmp_path / "o"), **replaced}
+    assert run("drivelm", *(part for option in options.items() for part in option)) == 2
+    assert text in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_out_directory_of_another_source_is_refused(tmp_path, capsys):
+    write_dataset(tmp_path / "x", camera_frames())
+    assert synthetic(tmp_path / "x", "--scenes", 2) == 2
+    assert "field 'source': got 'test', expected 'synthetic'" in capsys.readouterr().err
+    assert synthetic(tmp_path / "x", "--scenes", 2, "--val-fraction", 0.5) == 2
+    assert "unsplit" in capsys.readouterr().err
+
+
+def test_a_damaged_record_is_a_failure_and_a_missing_shard_wrong_usage(tmp_path, capsys):
+    index = write_dataset(tmp_path, camera_frames())
+    tar = tmp_path / index.samples[0].shard
+    content = bytearray(tar.read_bytes())
+    content[index.samples[0].members["json"].offset] ^= 1
+    tar.write_bytes(content)
+    assert run("inspect", tmp_path) == 1
+    assert "shard-000000.tar: offset" in capsys.readouterr().err
+    tar.unlink()
+    assert run("inspect", tmp_path) == 2
+    assert "shard-000000.tar: listed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["draw"],
+        ["synthetic", "--out", "x", "--scenes", "0"],
+        ["synthetic", "--out", "x", "--scenes", "1", "--seed", "-1"],
+        ["inspect"],
+    ],
+)
+def test_arguments_that_do_not_parse_exit_with_2(arguments):
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    assert caught.value.code == 2
+
+
+def test_ctrl_c_keeps_whole_shards_and_the_same_command_goes_on(tmp_path):
+    command = [sys.executable, "-m", "data_shards", "synthetic", "--out", str(tmp_path / "x"), "--scenes", "12"]
+    command += ["--frames-per-scene", "1", "--image-width", "800", "--samples-per-shard", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 240
+    while not list((tmp_path / "x").glob("*.tar")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    message = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 75, message
+    assert "Traceback" not in message
+    assert "same command goes on" in message
+    kept = {path: path.stat().st_ino for path in (tmp_path / "x").glob("*.tar")}
+    assert 0 < len(kept) < 12
+    assert not list((tmp_path / "x").glob(".*"))
+    assert subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False).returncode == 0
+    assert len(frames_of(tmp_path / "x")) == 12
+    assert {path: path.stat().st_ino for path in kept} == kept

@@ -1,0 +1,186 @@
+"""The synthetic world: geometry against hand computation, cues in pixels, answers against the scene."""
+
+import io
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_shards.schema import CAMERAS
+from data_shards.sources.synthetic import driving_frames, general_frames
+from data_shards.sources.synthetic.cameras import RIG
+from data_shards.sources.synthetic.describe import scene_cells
+from data_shards.sources.synthetic.driver import important_objects, is_in_path, right_driving, seen_objects
+from data_shards.sources.synthetic.questions import scene_questions
+from data_shards.sources.synthetic.render import object_box, render_scene
+from data_shards.sources.synthetic.world import CLASSES, Scene, WorldObject, main_camera, make_scene
+
+TAG = re.compile(r"<c(\d+),(CAM_(?:FRONT|BACK)(?:_LEFT|_RIGHT)?),(\d+\.\d),(\d+\.\d)>")
+
+
+def car(position, *, status="Stopped", colour="red", kind="car", heading=0.0):
+    return WorldObject(CLASSES[kind], colour, status, position, heading)
+
+
+def pixels(jpeg):
+    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")).astype(int)
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return list(driving_frames(seed=3, scenes=range(40), frames_per_scene=2, image_width=160))
+
+
+def test_a_point_ahead_lands_where_the_pinhole_equation_says():
+    ahead, left, up = 11.7, 1.0, 2.5
+    u, v = RIG["CAM_FRONT"].project_point(np.array([ahead, left, up]))
+    assert u == pytest.approx(800 - 1266 * 1.0 / 10.0)
+    assert v == pytest.approx(450 - 1266 * 1.0 / 10.0)
+
+
+def test_the_back_camera_sees_the_left_on_its_right():
+    u, _ = RIG["CAM_BACK"].project_point(np.array([-10.0, 2.0, 1.0]))
+    assert u > 800
+
+
+def test_a_vehicle_at_a_border_shows_in_two_cameras():
+    bearing = np.radians(27.5)
+    item = car((12 * np.cos(bearing), 12 * np.sin(bearing)))
+    showing = {name for name, camera in RIG.items() if object_box(item, camera) is not None}
+    assert {"CAM_FRONT", "CAM_FRONT_LEFT"} <= showing
+
+
+def test_the_same_seed_gives_the_same_frames(frames):
+    again = list(driving_frames(seed=3, scenes=range(1), frames_per_scene=2, image_width=160))
+    other = list(driving_frames(seed=4, scenes=range(1), frames_per_scene=2, image_width=160))
+    assert again == frames[:2]
+    assert other[0] != frames[0]
+
+
+def test_a_scene_does_not_depend_on_the_range_it_is_made_in(frames):
+    assert list(driving_frames(seed=3, scenes=range(7, 8), frames_per_scene=2, image_width=160)) == frames[14:16]
+
+
+def test_a_frame_has_60_to_100_questions_on_average_and_six_views(frames):
+    assert 60 <= np.mean([len(frame.questions) for frame in frames]) <= 100
+    assert all(tuple(frame.images) == CAMERAS for frame in frames)
+
+
+def test_images_have_the_nuscenes_size_by_default_ratio():
+    frame = next(driving_frames(seed=0, scenes=range(1), frames_per_scene=1, image_width=1600))
+    assert Image.open(io.BytesIO(frame.images["CAM_BACK"])).size == (1600, 900)
+
+
+def test_every_tag_of_a_question_names_an_important_object(frames):
+    for frame in frames:
+        for question in frame.questions:
+            for match in TAG.finditer(question.question + question.answer):
+                assert match.group(0) in frame.objects
+
+
+def test_the_important_objects_answer_names_each_key_object_once(frames):
+    for frame in frames:
+        (answer,) = [q.answer for q in frame.questions if q.tags == (2,)]
+        assert [match.group(0) for match in TAG.finditer(answer)] == list(frame.objects)
+
+
+def test_the_colour_at_a_tag_is_the_objects_colour():
+    for colour, channel in (("red", 0), ("green", 1), ("blue", 2)):
+        scene = Scene("straight", "sunny", (car((12.0, 0.0), colour=colour, status="Going ahead", kind="bus"),))
+        (entry,) = seen_objects(scene)
+        view = pixels(render_scene(scene, np.random.default_rng(0), width=1600)[entry.camera])
+        column, row = int(entry.centre[0]), int(entry.centre[1] + 40)
+        patch = view[row - 3 : row + 4, column - 3 : column + 4].mean((0, 1))
+        assert patch.argmax() == channel
+
+
+@pytest.mark.parametrize("kind", ["car", "truck", "bus", "pedestrian", "cyclist"])
+def test_every_moving_status_is_drawn_differently(kind):
+    statuses = ["Going ahead", "Stopped"] + (["Turn left", "Turn right"] if CLASSES[kind].is_vehicle else [])
+    views = []
+    for status in statuses:
+        scene = Scene("straight", "sunny", (car((10.0, 1.0), status=status, kind=kind),))
+        views.append(pixels(render_scene(scene, np.random.default_rng(0), width=400)["CAM_FRONT"]))
+    for i, first in enumerate(views):
+        for second in views[i + 1 :]:
+            assert (abs(first - second).sum(-1) > 60).sum() > 30
+
+
+def test_weather_and_road_show_in_the_front_view():
+    scenes = [
+        Scene(road, weather, ()) for road in ("straight", "left", "right") for weather in ("sunny", "rainy", "night")
+    ]
+    views = [pixels(render_scene(scene, np.random.default_rng(0), width=200)["CAM_FRONT"]) for scene in scenes]
+    for i, first in enumerate(views):
+        for second in views[i + 1 :]:
+            assert (abs(first - second).sum(-1) > 40).mean() > 0.01
+
+
+def test_yes_and_no_are_balanced_in_the_test_form(frames):
+    answers = [q.answer for frame in frames for q in frame.questions if q.tags == (0,) and q.answer in ("Yes.", "No.")]
+    assert len(answers) > 200
+    assert 0.35 < np.mean([answer == "Yes." for answer in answers]) < 0.65
+
+
+def test_multiple_choice_letters_are_balanced_and_point_to_the_answer(frames):
+    letters = []
+    for frame in frames:
+        status = {tag: info["Status"] for tag, info in frame.objects.items()}
+        for question in frame.questions:
+            match = re.match(r"What is the moving status of object (<[^>]*>)\?", question.question)
+            if match:
+                letters.append(question.answer)
+                assert f"{question.answer}. {status[match.group(1)]}." in question.question
+    assert min(letters.count(letter) for letter in "ABCD") > 0.15 * len(letters)
+
+
+def test_counts_agree_with_the_scene():
+    for seed in range(30):
+        scene = make_scene(np.random.default_rng(seed))
+        seen = seen_objects(scene)
+        answers = {q.question: q.answer for q in scene_questions(scene, np.random.default_rng(0))}
+        behind = sum(main_camera(item) == "CAM_BACK" for item in scene.objects)
+        words = ["None.", "One.", "Two.", "Three.", "Four."]
+        assert answers["How many objects are to the back of the ego car?"] == words[behind]
+        assert len(seen) >= len(important_objects(seen))
+
+
+def test_the_ego_vehicle_stops_for_a_red_light_and_for_what_stands_close_ahead():
+    light = car((15.0, 2.0), kind="traffic light", colour="red")
+    for blocker in (light, car((10.0, 0.0)), car((9.0, 0.5), kind="pedestrian")):
+        scene = Scene("straight", "sunny", (blocker,))
+        assert right_driving(scene, seen_objects(scene)).speed == "not moving"
+    green = Scene("straight", "sunny", (replace(light, colour="green"),))
+    assert right_driving(green, seen_objects(green)).speed == "normal"
+
+
+def test_in_the_path_follows_the_bend_of_the_road():
+    item = car((18.0, 0.022 * 18**2 / 2), kind="pedestrian")
+    for road, expected in (("left", True), ("right", False)):
+        scene = Scene(road, "sunny", (item,))
+        assert [is_in_path(scene, entry) for entry in seen_objects(scene)] == [expected]
+
+
+def test_cells_name_an_object_where_its_centre_is():
+    for seed in range(20):
+        scene = make_scene(np.random.default_rng(seed))
+        cells = scene_cells(scene, 4)
+        for entry in important_objects(seen_objects(scene))[:1]:
+            box = entry.box
+            column, row = int((box[0] + box[2]) / 2 // 400), int((box[1] + box[3]) / 2 // 225)
+            nearest = min(scene.objects, key=lambda item: item.distance)
+            words = cells[entry.camera][row * 4 + column].words
+            assert entry.item.colour in words or nearest is not entry.item
+
+
+def test_general_questions_are_answered_by_the_picture():
+    frames = list(general_frames(seed=1, scenes=range(30), frames_per_scene=1, image_width=112))
+    assert {frame.source for frame in frames} == {"synthetic-general"}
+    for frame in frames:
+        answers = {q.question: q.answer for q in frame.questions}
+        circles = sum(answer.endswith("circle.") for q, answer in answers.items() if q.startswith("What is at"))
+        assert (
+            answers["How many circles are there in the image?"] == ["Zero.", "One.", "Two.", "Three.", "Four."][circles]
+        )

@@ -1,0 +1,119 @@
+"""Recipes: what is read, refused, overridden and derived."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from trainer.config import ConfigError, load_recipe, recipe_to_yaml, warmup_steps
+from trainer.recipe import LearningRates
+
+BASE = {
+    "stage": "distill",
+    "run_dir": "runs/x",
+    "steps": 100,
+    "model": {"teacher": "t", "student": "tiny-student"},
+    "data": {"datasets": [{"path": "shards/driving", "weight": 2.5}]},
+}
+
+
+def _write(tmp_path: Path, tree: dict) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def test_all_problems_come_in_one_error_and_name_the_file(tmp_path):
+    tree = BASE | {"optm": {}, "steps": "many", "keep": 0, "optim": {"betas": [0.9], "scedule": "cosine"}}
+    path = _write(tmp_path, tree)
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    text = str(caught.value)
+    assert "optm: unknown field; did you mean 'optim'?" in text
+    assert "optim.scedule: unknown field; did you mean 'schedule'?" in text
+    assert "steps: got 'many', expected a whole number" in text
+    assert "optim.betas: got [0.9], expected a list of 2 values" in text
+    assert all(line.startswith(str(path)) for line in text.splitlines())
+
+
+def test_values_out_of_range_are_refused_together(tmp_path):
+    path = _write(tmp_path, BASE)
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path, ["steps=0", "optim.betas=[0.9, 1.5]", "data.datasets.0.weight=-1", "distill.temperature=0"])
+    assert len(str(caught.value).splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "field"),
+    [
+        ("stage=align", "model.vision"),
+        ("stage=finetune", "model.vlm"),
+        ("model.projector=conv", "model.projector"),
+        ("data.datasets=[]", "data.datasets"),
+        ("data.view.mode=round", "data.view.mode"),
+        ("data.view.tile_size=0", "tile_size"),
+        ("optim.warmup=200", "optim.warmup"),
+        ("model.drop_path=1", "model.drop_path"),
+    ],
+)
+def test_bad_setting_is_named(tmp_path, override, field):
+    with pytest.raises(ConfigError, match=field):
+        load_recipe(_write(tmp_path, BASE), [override])
+
+
+def test_overrides_reach_sections_lists_and_numbers_with_exponent(tmp_path):
+    overrides = ["optim.lr=1e-4", "data.datasets.0.path=elsewhere", "data.view.max_tiles=6", "model.teacher=null"]
+    with pytest.raises(ConfigError, match=r"model\.teacher: missing"):
+        load_recipe(_write(tmp_path, BASE), overrides)
+    recipe, _ = load_recipe(_write(tmp_path, BASE), overrides[:3])
+    assert recipe.optim.lr == LearningRates(vision=1e-4, projector=1e-4, language=1e-4, bridge=1e-4)
+    assert recipe.data.datasets[0].path == Path("elsewhere")
+    assert recipe.data.datasets[0].weight == 2.5
+    assert recipe.data.view.max_tiles == 6
+
+
+@pytest.mark.parametrize("override", ["steps", "=3", "steps.deeper=1", "data.datasets.7.path=x"])
+def test_override_that_fits_nowhere_is_refused(tmp_path, override):
+    with pytest.raises(ConfigError, match="command line"):
+        load_recipe(_write(tmp_path, BASE), [override])
+
+
+def test_repeated_key_is_refused(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text(yaml.safe_dump(BASE) + "steps: 5\n")
+    with pytest.raises(ConfigError, match="occurs twice"):
+        load_recipe(path)
+
+
+def test_missing_file_and_wrong_content_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_recipe(tmp_path / "no.yaml")
+    (tmp_path / "list.yaml").write_text("[1, 2]")
+    with pytest.raises(ConfigError, match="expected a mapping"):
+        load_recipe(tmp_path / "list.yaml")
+
+
+def test_written_recipe_reads_back_the_same(tmp_path):
+    recipe, _ = load_recipe(_write(tmp_path, BASE), ["optim.lr.vision=3e-7", "loss_weight=token"])
+    again = tmp_path / "again.yaml"
+    again.write_text(recipe_to_yaml(recipe))
+    assert load_recipe(again)[0] == recipe
+
+
+def test_derived_values_are_announced(tmp_path):
+    recipe, notes = load_recipe(_write(tmp_path, BASE))
+    assert recipe.data.datasets[0].name == "driving"
+    assert any("'driving'" in note for note in notes)
+    assert any("3 steps" in note for note in notes)
+
+
+def test_warmup_below_one_is_a_fraction(tmp_path):
+    path = _write(tmp_path, BASE)
+    assert warmup_steps(load_recipe(path, ["optim.warmup=0.1"])[0]) == 10
+    assert warmup_steps(load_recipe(path, ["optim.warmup=7"])[0]) == 7
+
+
+def test_two_datasets_of_one_name_are_refused(tmp_path):
+    tree = BASE | {"data": {"datasets": [{"path": "a/train"}, {"path": "b/train"}]}}
+    with pytest.raises(ConfigError, match="'train' occurs twice"):
+        load_recipe(_write(tmp_path, tree))

@@ -1,0 +1,64 @@
+"""The command line in one process: usage errors and the dry run."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.helpers.paths import ROOT
+from tests.helpers.stages import make_world, write_recipe
+from trainer.config import load_recipe
+from trainer.run import main
+
+CONFIG = str(ROOT / "ds_configs" / "cpu_zero3.json")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("world"), frames=3)
+
+
+def _main(*arguments: object) -> int:
+    return main(["--ds_config", CONFIG, *map(str, arguments)])
+
+
+def test_dry_run_prints_recipe_plan_and_table_and_writes_nothing(world, capsys):
+    recipe = write_recipe(world, "distill", world / "dry")
+    assert _main("--recipe", recipe, "--dry-run", "--local_rank=0", "steps=11") == 0
+    output = capsys.readouterr().out
+    assert "steps: 11" in output
+    assert "packs an epoch; 11 steps" in output
+    assert "bridge" in output
+    assert '"train_batch_size": 1' in output
+    assert not (world / "dry").exists()
+
+
+def test_unknown_key_is_a_usage_error(world, capsys):
+    recipe = write_recipe(world, "distill", world / "typo")
+    assert _main("--recipe", recipe, "--dry-run", "optim.grad_clipp=1") == 2
+    assert "did you mean 'grad_clip'?" in capsys.readouterr().err
+
+
+def test_conflict_of_the_two_files_is_a_usage_error_that_names_both(world, capsys, tmp_path):
+    config = tmp_path / "conflict.json"
+    config.write_text('{"gradient_clipping": 7.0, "zero_optimization": {"stage": 3}}')
+    recipe = write_recipe(world, "distill", world / "conflict")
+    assert main(["--ds_config", str(config), "--recipe", str(recipe), "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert str(config) in error
+    assert str(recipe) in error
+
+
+def test_missing_shards_are_a_usage_error_that_names_the_directory(world, capsys):
+    recipe = write_recipe(world, "distill", world / "noshards")
+    tree = yaml.safe_load(recipe.read_text())
+    tree["data"]["datasets"] = [{"path": str(world / "absent")}]
+    recipe.write_text(yaml.safe_dump(tree))
+    assert _main("--recipe", recipe, "--dry-run") == 2
+    assert str(world / "absent") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["distill", "align", "finetune"])
+def test_committed_recipes_are_valid(stage):
+    recipe, _ = load_recipe(ROOT / "trainer" / "recipes" / f"demo_{stage}.yaml")
+    assert recipe.stage == stage

@@ -1,0 +1,184 @@
+"""Stages in one process: losses against definitions, what is frozen, what is missing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity
+
+from models.vision import normalise_tiles
+from models.vlm import load_language
+from tests.helpers.stages import make_world, write_recipe
+from trainer.config import load_recipe
+from trainer.data import make_data
+from trainer.stages import make_stage
+from trainer.stages.align import AlignStage
+from trainer.stages.base import Preparation
+from trainer.stages.distill import DistillStage
+from trainer.stages.sources import StageError
+
+CPU = torch.device("cpu")
+
+
+class _Alone:
+    """Stands for `Ranks` of a world of one."""
+
+    def on_main(self, act):
+        return act()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("world"), frames=4)
+
+
+def _make(world: Path, stage: str, **changes: object):
+    recipe, _ = load_recipe(write_recipe(world, stage, world / "run", **changes))
+    made = make_stage(recipe, torch.float32)
+    return made, make_data(recipe, made.text, None)
+
+
+def _prepare(stage: DistillStage, data, run_dir: Path) -> None:
+    run_dir.mkdir(exist_ok=True)
+    stage.prepare(Preparation(ranks=_Alone(), device=CPU, run_dir=run_dir, first_batches=data.first_batches))
+
+
+@pytest.fixture(scope="module")
+def distill(world: Path, tmp_path_factory: pytest.TempPathFactory):
+    stage, data = _make(world, "distill")
+    _prepare(stage, data, tmp_path_factory.mktemp("run"))
+    return stage, next(data.first_batches())
+
+
+@pytest.fixture(scope="module")
+def align(world: Path):
+    stage, data = _make(world, "align")
+    return stage, [batch for batch, _ in zip(data.first_batches(), range(4), strict=False)]
+
+
+def test_features_term_is_minus_the_mean_cosine_of_the_last_layers(distill):
+    stage, batch = distill
+    stage.model.eval()
+    out = stage.loss(stage.model, batch, CPU)
+    pixels = normalise_tiles(batch.tiles)
+    teacher = stage.teacher(pixels, output_hidden_states=True).hidden_states[-2:]
+    student = stage.model(pixels)
+    cosines = [cosine_similarity(s, t, dim=-1).mean() for s, t in zip(student, teacher, strict=True)]
+    total, weight = out.metrics["features"]
+    assert weight == len(batch.tiles) == stage.weight(batch)
+    assert (total / weight).item() == pytest.approx(-float(sum(c.item() for c in cosines) / 2), rel=1e-4)
+    assert out.total.item() == pytest.approx(sum(v.item() for v, _ in out.metrics.values()), rel=1e-6)
+
+
+def test_teacher_receives_no_gradient_and_student_and_bridges_do(distill):
+    stage, batch = distill
+    stage.train_mode()
+    stage.loss(stage.model, batch, CPU).total.backward()
+    assert all(p.grad is None and not p.requires_grad for p in stage.teacher.parameters())
+    assert not stage.teacher.training
+    assert all(p.grad is not None for p in stage.model.parameters())
+
+
+def test_loss_falls_when_the_student_learns(distill):
+    stage, batch = distill
+    optimiser = torch.optim.AdamW(stage.model.parameters(), lr=3e-3)
+    values = []
+    for _ in range(8):
+        optimiser.zero_grad()
+        loss = stage.loss(stage.model, batch, CPU).total
+        loss.backward()
+        optimiser.step()
+        values.append(loss.item() / len(batch.tiles))
+    assert values[-1] < values[0] - 0.2
+
+
+def test_codebook_is_kept_and_read_back(world, tmp_path):
+    first, data = _make(world, "distill")
+    _prepare(first, data, tmp_path)
+    written = (tmp_path / "codebook.safetensors").read_bytes()
+    second, data = _make(world, "distill", seed=99)
+    _prepare(second, data, tmp_path)
+    assert torch.equal(first.codebook.prototypes, second.codebook.prototypes)
+    assert (tmp_path / "codebook.safetensors").read_bytes() == written
+    assert first.codebook.prototypes.norm(dim=-1).allclose(torch.ones(32))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"data": {"view": {"tile_size": 56}}}, "tile sizes differ"),
+        ({"distill": {"last_k": 9}}, "distill.last_k"),
+        ({"model": {"student": "tiny-studnt"}}, "model.student"),
+        ({"model": {"teacher": "nowhere"}}, "model.teacher"),
+    ],
+)
+def test_distillation_that_does_not_fit_is_refused(world, changes, field):
+    with pytest.raises(StageError, match=field):
+        _make(world, "distill", **changes)
+
+
+def test_codebook_larger_than_the_patches_is_refused(world, tmp_path):
+    stage, data = _make(world, "distill", distill={"codebook_size": 5000})
+    with pytest.raises(StageError, match=r"distill\.codebook_size"):
+        _prepare(stage, data, tmp_path)
+
+
+def test_alignment_trains_the_projector_and_leaves_the_rest_in_evaluation_mode(align):
+    stage, _ = align
+    assert isinstance(stage, AlignStage)
+    stage.train_mode()
+    for name, module in stage.model.named_modules():
+        assert module.training == ("multi_modal_projector" in name), name
+    trained = [name for name, p in stage.model.named_parameters() if p.requires_grad]
+    assert trained
+    assert all("multi_modal_projector" in name for name in trained)
+    assert [group.module for group in stage.parameter_groups()] == ["projector", "projector"]
+
+
+def test_metrics_of_datasets_add_up_to_the_loss(align):
+    stage, batches = align
+    names = set()
+    for batch in batches:
+        out = stage.loss(stage.model, batch, CPU)
+        parts = [value for name, value in out.metrics.items() if name != "accuracy/tokens"]
+        assert float(sum(total for total, _ in parts)) == pytest.approx(out.total.item(), rel=1e-5)
+        assert float(sum(weight for _, weight in parts)) == pytest.approx(stage.weight(batch), rel=1e-5)
+        names |= {name for name, (_, weight) in out.metrics.items() if weight > 0}
+    assert names == {"driving", "general", "accuracy/tokens"} == set(stage.metric_names())
+
+
+def test_picture_shows_question_answer_and_reference(align):
+    stage, batches = align
+    batch = next(batch for batch in batches if not batch.dummy_tile and batch.meta.datasets[0] == "driving")
+    picture = stage.picture(batch, stage.loss(stage.model, batch, CPU))
+    assert picture.name == "driving/question"
+    assert "Case" in picture.caption
+    assert "**reference**: " in picture.caption
+    assert picture.image.dtype.name == "uint8"
+    assert picture.image.shape[0] > 2 * 112
+
+
+def test_language_model_is_taken_over_unchanged(world, align):
+    stage, _ = align
+    expected = load_language(world / "language").state_dict()["lm_head.weight"]
+    assert torch.equal(stage.vlm.lm_head.weight, expected)
+
+
+@pytest.mark.parametrize(
+    ("stage", "model", "former"),
+    [("align", {"vision": "runs/x/model"}, "distill"), ("finetune", {"vlm": "runs/x/model"}, "align")],
+)
+def test_missing_output_of_the_former_stage_names_the_command_that_makes_it(world, stage, model, former):
+    with pytest.raises(StageError, match=rf"stage '{former}' writes it .*trainer/run\.py.*run_dir=runs/x"):
+        _make(world, stage, model=model)
+
+
+def test_former_run_that_did_not_reach_its_end_is_recognised(world, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("")
+    with pytest.raises(StageError, match="did not reach its end"):
+        _make(world, "finetune", model={"vlm": str(tmp_path / "model")})
+
+
+def test_tokenizer_that_is_too_large_is_refused(world):
+    with pytest.raises(StageError, match=r"model\.tokenizer"):
+        _make(world, "align", model={"tokenizer": "nowhere"})

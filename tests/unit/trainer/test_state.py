@@ -1,0 +1,33 @@
+"""Training state and stop requests."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from trainer.state import TrainState, stop_on_signals
+
+
+def test_state_survives_json_exactly():
+    state = TrainState(step=3, position=12, seconds=0.1 + 0.2, samples=7.0).with_losses([1 / 3, 2 / 3])
+    assert TrainState.from_json(json.loads(json.dumps(state.to_json()))) == state
+
+
+def test_first_and_last_losses_are_ten_each():
+    state = TrainState()
+    for start in range(0, 24, 3):
+        state = state.with_losses([float(start + i) for i in range(3)])
+    assert state.first == tuple(map(float, range(10)))
+    assert state.last == tuple(map(float, range(14, 24)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_signal_is_remembered_and_the_former_handler_comes_back(number):
+    former = signal.getsignal(number)
+    with stop_on_signals() as stop:
+        assert not stop
+        os.kill(os.getpid(), number)
+        assert stop
+        assert stop.signal_name == number.name
+    assert signal.getsignal(number) is former

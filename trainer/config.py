@@ -1,0 +1,130 @@
+"""A recipe file and command-line overrides in, a typed `Recipe` out, with a list of every derived value."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from models.projector import PROJECTORS
+from trainer.recipe import Recipe
+from trainer.typed_yaml import ConfigError, apply_overrides, build, read_yaml
+
+__all__ = ["ConfigError", "Recipe", "load_recipe", "recipe_to_yaml", "warmup_steps"]
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
+    """Read, override, type and check a recipe.
+
+    Returns:
+        the recipe, and one line for each value that was derived rather than given.
+
+    Raises:
+        ConfigError: every problem found, one a line.
+    """
+    tree = apply_overrides(read_yaml(path), overrides)
+    problems: list[str] = []
+    recipe = build(Recipe, tree, "", problems)
+    if recipe is not None:
+        problems += _check(recipe)
+    if problems:
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
+    return _derive(recipe)
+
+
+def recipe_to_yaml(recipe: Recipe) -> str:
+    """The recipe with every value written out; reads back to the same recipe."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(recipe)), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _derive(recipe: Recipe) -> tuple[Recipe, list[str]]:
+    notes = []
+    if 0 < recipe.optim.warmup < 1:
+        notes.append(f"optim.warmup {recipe.optim.warmup:g} of {recipe.steps} steps = {warmup_steps(recipe)} steps")
+    datasets = []
+    for i, dataset in enumerate(recipe.data.datasets):
+        name = dataset.name or dataset.path.name
+        if not dataset.name:
+            notes.append(f"data.datasets.{i}.name = {name!r}, from its path")
+        datasets.append(dataclasses.replace(dataset, name=name))
+    data = dataclasses.replace(recipe.data, datasets=tuple(datasets))
+    return dataclasses.replace(recipe, data=data), notes
+
+
+def warmup_steps(recipe: Recipe) -> int:
+    """Warm-up in steps."""
+    warmup = recipe.optim.warmup
+    return round(warmup * recipe.steps) if warmup < 1 else round(warmup)
+
+
+_NEEDED = {"distill": ("teacher", "student"), "align": ("vision", "language", "tokenizer"), "finetune": ("vlm",)}
+
+
+def _check(recipe: Recipe) -> list[str]:
+    """What the types do not say."""
+    optim, data, distill = recipe.optim, recipe.data, recipe.distill
+    positive = {
+        "steps": recipe.steps,
+        "batch.micro_batches": recipe.batch.micro_batches,
+        "data.max_tokens": data.max_tokens,
+        "data.max_tiles": data.max_tiles,
+        "data.questions_per_visit": data.questions_per_visit,
+        "data.prefetch": data.prefetch,
+        "keep": recipe.keep,
+        "log_every": recipe.log_every,
+        "distill.last_k": distill.last_k,
+        "distill.temperature": distill.temperature,
+        "distill.codebook_size": distill.codebook_size,
+        "distill.codebook_temperature": distill.codebook_temperature,
+        "distill.codebook_tiles": distill.codebook_tiles,
+        "distill.codebook_iterations": distill.codebook_iterations,
+        "optim.eps": optim.eps,
+        **{f"data.datasets.{i}.weight": dataset.weight for i, dataset in enumerate(data.datasets)},
+    }
+    not_negative = {
+        "seed": recipe.seed,
+        "image_log_every": recipe.image_log_every,
+        "checkpoint_every": recipe.checkpoint_every,
+        "data.workers": data.workers,
+        "optim.warmup": optim.warmup,
+        "optim.grad_clip": optim.grad_clip,
+        "optim.weight_decay": optim.weight_decay,
+        "distill.features": distill.features,
+        "distill.patch_logits": distill.patch_logits,
+        **{f"optim.lr.{name}": rate for name, rate in dataclasses.asdict(optim.lr).items()},
+    }
+    unit = {"optim.min_lr": optim.min_lr, "optim.betas.0": optim.betas[0], "optim.betas.1": optim.betas[1]}
+    problems = [f"{name}: got {value}, expected more than 0" for name, value in positive.items() if not value > 0]
+    problems += [f"{name}: got {value}, expected 0 or more" for name, value in not_negative.items() if not value >= 0]
+    problems += [f"{name}: got {value}, expected 0 to 1" for name, value in unit.items() if not 0 <= value <= 1]
+    return problems + _check_stage(recipe)
+
+
+def _check_stage(recipe: Recipe) -> list[str]:
+    problems = []
+    for name in _NEEDED[recipe.stage]:
+        if not getattr(recipe.model, name):
+            problems.append(f"model.{name}: missing, stage {recipe.stage!r} needs it")
+    if recipe.model.projector not in PROJECTORS:
+        problems.append(f"model.projector: got {recipe.model.projector!r}, expected one of {', '.join(PROJECTORS)}")
+    if not 0 <= recipe.model.drop_path < 1:
+        problems.append(f"model.drop_path: got {recipe.model.drop_path}, expected 0 up to (not including) 1")
+    if not recipe.data.datasets:
+        problems.append("data.datasets: got none, expected at least one with a path")
+    names = [dataset.name or dataset.path.name for dataset in recipe.data.datasets]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        problems.append(f"data.datasets: the name {name!r} occurs twice; give one of them another `name`")
+    if recipe.stage == "distill" and recipe.distill.features == 0 and recipe.distill.patch_logits == 0:
+        problems.append("distill: both terms have weight 0; give `features` or `patch_logits` a weight")
+    if recipe.optim.warmup >= 1 and recipe.optim.warmup > recipe.steps:
+        problems.append(f"optim.warmup: got {recipe.optim.warmup:g} steps, expected at most steps = {recipe.steps}")
+    return problems

@@ -1,0 +1,171 @@
+"""The only place that knows of ranks: set-up and teardown of the process group, and collectives on small CPU values.
+
+Control collectives run on gloo whatever the device, so that they never wait for a GPU. Every method is called on all
+ranks.
+"""
+
+import datetime
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as torch_dist
+
+T = TypeVar("T")
+
+TIMEOUT = datetime.timedelta(minutes=10)
+
+
+class DistError(RuntimeError):
+    """The ranks cannot find each other; the message says what to change."""
+
+
+class MainRankError(RuntimeError):
+    """The main rank failed at something it does for all; it says so itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process among all; made by `init`.
+
+    Attributes:
+        rank, world_size: over all machines.
+        local_rank: on this machine, the number of its GPU.
+        control: gloo group for small values.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    control: torch_dist.ProcessGroup
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rank that speaks and writes."""
+        return self.rank == 0
+
+    def device(self) -> torch.device:
+        """Where this rank computes."""
+        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sums over ranks, in float64."""
+        return self._reduce(values, torch_dist.ReduceOp.SUM)
+
+    def max(self, values: Sequence[float]) -> list[float]:
+        """Maxima over ranks, in float64."""
+        return self._reduce(values, torch_dist.ReduceOp.MAX)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        return self.max([float(flag)])[0] > 0
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        torch_dist.barrier(group=self.control)
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all ranks, on all ranks; small picklable ones."""
+        values: list[Any] = [None] * self.world_size
+        torch_dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def on_main(self, act: Callable[[], T]) -> T:
+        """Run `act` on the main rank alone; its small result comes to all ranks.
+
+        Raises:
+            MainRankError: on the other ranks, where `act` raised on the main one.
+        """
+        return self._share(*(_attempt(act) if self.is_main else (None, None)), with_result=True)
+
+    def main_first(self, act: Callable[[], T]) -> T:
+        """Run `act` on the main rank, then on the others, so that they find what it left on disk.
+
+        Raises:
+            MainRankError: as `on_main`.
+        """
+        result, error = _attempt(act) if self.is_main else (None, None)
+        self._share(result, error, with_result=False)
+        return result if self.is_main else act()  # type: ignore[return-value]
+
+    def _share(self, result: Any, error: Exception | None, *, with_result: bool) -> Any:
+        message: list[Any] = [result if with_result else None, None if error is None else str(error) or repr(error)]
+        torch_dist.broadcast_object_list(message, src=0, group=self.control)
+        if error is not None:
+            raise error
+        if message[1] is not None:
+            raise MainRankError(message[1])
+        return message[0]
+
+    def _reduce(self, values: Sequence[float], op: Any) -> list[float]:
+        tensor = torch.tensor(values, dtype=torch.float64)
+        torch_dist.all_reduce(tensor, op=op, group=self.control)
+        return tensor.tolist()
+
+
+def _attempt(act: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """(result, None) or (None, error): an error on the main rank must not leave the others waiting."""
+    try:
+        return act(), None
+    except (ValueError, OSError, RuntimeError) as error:
+        return None, error
+
+
+def world_size_from_environment() -> int:
+    """Number of ranks the launcher announced; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    """Whether this process is to speak, by the launcher's environment alone: usable before `init`."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def init() -> Ranks:
+    """Join the process group the environment describes; without a launcher, a group of one.
+
+    Raises:
+        DistError: the port is taken, or the other ranks do not answer.
+    """
+    if "RANK" not in os.environ:
+        alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        os.environ.update(alone, MASTER_PORT=str(_free_port()))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(local_rank)
+    try:
+        torch_dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
+    except (torch_dist.DistNetworkError, torch_dist.DistStoreError) as error:
+        raise DistError(_network_message(error)) from error
+    control = torch_dist.new_group(backend="gloo", timeout=TIMEOUT) if cuda else torch_dist.group.WORLD
+    assert control is not None
+    return Ranks(
+        rank=torch_dist.get_rank(), world_size=torch_dist.get_world_size(), local_rank=local_rank, control=control
+    )
+
+
+def teardown() -> None:
+    """Leave the process group, if there is one."""
+    if torch_dist.is_initialized():
+        torch_dist.destroy_process_group()
+
+
+def _network_message(error: Exception) -> str:
+    port = os.environ.get("MASTER_PORT", "?")
+    if "EADDRINUSE" in str(error) or "in use" in str(error).lower():
+        return (
+            f"port {port} is in use by another job on this machine; give this one another: "
+            f"deepspeed --master_port {_free_port()} trainer/run.py ..."
+        )
+    where = f"{os.environ.get('MASTER_ADDR', '?')}:{port}"
+    return f"the ranks cannot meet at {where}: {error}; check MASTER_ADDR, MASTER_PORT and that all ranks were started"
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

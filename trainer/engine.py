@@ -1,0 +1,134 @@
+"""A model, parameter groups and a resolved configuration in; forward, backward, step, save and gather out.
+
+The only importer of deepspeed, and only when an engine is made.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.ds_config import zero_stage
+from trainer.optim import ParamGroup
+
+_TAG = "state"
+
+
+class EngineError(RuntimeError):
+    """DeepSpeed cannot do what was asked; the message says what to change."""
+
+
+class Engine:
+    """A model under DeepSpeed. Calling it is the model's forward; every method is called on all ranks."""
+
+    def __init__(self, model: nn.Module, groups: Sequence[ParamGroup], config: Mapping[str, Any]) -> None:
+        """Partition the model and make the optimiser.
+
+        Args:
+            model: on the CPU or its device; changed in place.
+            groups: what is trained.
+            config: as `trainer.ds_config.resolve` returns.
+
+        Raises:
+            EngineError: an optimiser that has to be compiled, without a compiler.
+        """
+        deepspeed = _import_deepspeed()
+        members = [
+            {"params": list(g.parameters), "lr": g.lr, "weight_decay": g.weight_decay, "name": g.name} for g in groups
+        ]
+        try:
+            self._engine, *_ = deepspeed.initialize(
+                model=model, model_parameters=members, config=dict(config), dist_init_required=False
+            )
+        except (RuntimeError, FileNotFoundError, ImportError) as error:
+            if "compil" not in str(error).lower() and "ninja" not in str(error).lower():
+                raise
+            raise EngineError(
+                f"DeepSpeed cannot build its optimiser: {error}. Install g++ and ninja (on GPUs also nvcc), or write "
+                '"torch_adam": true into optimizer.params of the DeepSpeed configuration, which needs no compiler'
+            ) from error
+        self._peaks = {group.name: group.lr for group in groups}
+        self._partitioned = zero_stage(config) == 3
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs belong."""
+        return torch.device(self._engine.device)
+
+    @property
+    def module(self) -> nn.Module:
+        """The model itself; under ZeRO-3 its parameters are empty outside a forward or `gathered`."""
+        return self._engine.module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._engine(*args, **kwargs)
+
+    def set_lr(self, factor: float) -> dict[str, float]:
+        """Set each group's learning rate to its peak times `factor`; returns them by group name."""
+        rates = {}
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = self._peaks[group["name"]] * factor
+            rates[group["name"]] = group["lr"]
+        return rates
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Gradients of a micro batch; DeepSpeed divides by accumulation steps and averages over ranks."""
+        self._engine.backward(loss)
+
+    def step(self) -> None:
+        """End of a micro batch; updates at the last of a step."""
+        self._engine.step()
+
+    def grad_norm(self) -> float:
+        """Global gradient norm of the last update, before clipping."""
+        return float(self._engine.get_global_grad_norm() or 0.0)
+
+    def save_state(self, directory: Path) -> None:
+        """Write this rank's part of model and optimiser state."""
+        self._engine.save_checkpoint(str(directory), tag=_TAG, save_latest=False)
+
+    def load_state(self, directory: Path) -> None:
+        """Read what `save_state` wrote with the same number of ranks.
+
+        Raises:
+            EngineError: nothing there.
+        """
+        loaded, _ = self._engine.load_checkpoint(str(directory), tag=_TAG, load_lr_scheduler_states=False)
+        if loaded is None:
+            raise EngineError(f"{directory}: holds no DeepSpeed state {_TAG!r}")
+
+    def gathered(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
+        """Within this context the whole parameters are readable on every rank."""
+        if not self._partitioned:
+            return nullcontext()
+        return _import_deepspeed().zero.GatheredParameters(list(parameters))
+
+    def state_dict(self, module: nn.Module, *, keep: bool) -> dict[str, torch.Tensor]:
+        """Whole parameters and persistent buffers of a submodule on the CPU, gathered one by one.
+
+        Args:
+            module: the engine's module, or part of it.
+            keep: False on ranks that only take part, which get an empty dictionary.
+        """
+        state: dict[str, torch.Tensor] = {}
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            with self.gathered([parameter]):
+                if keep:
+                    state[name] = parameter.detach().cpu().clone()
+        if keep:
+            names = set(module.state_dict().keys())
+            state.update({n: b.detach().cpu().clone() for n, b in module.named_buffers() if n in names})
+        return state
+
+
+def _import_deepspeed() -> Any:
+    import deepspeed  # noqa: PLC0415
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # Only DeepSpeed's tensor-parallel inference uses the shared-memory collective; without it nothing is compiled.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed

@@ -1,0 +1,231 @@
+"""Answers in, Penn Treebank tokens out: lower-cased, punctuation removed, as DriveLM's language metrics see them.
+
+The rules describe what the Stanford PTB tokenizer 3.4.1 (`-preserveLines -lowerCase`) does, found by running it. As
+there, the longest rule wins, a rule's look-ahead counts towards its length, and the earlier rule wins a tie. A line's
+tokens can depend on the next line ("C." keeps its full stop unless "The ..." follows), so texts are tokenised as one
+stream of lines.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+LINE_BREAK = re.compile("\r\n|[\r\n\v\f\u2028\u2029]")
+"""What ends a line for the PTB tokenizer. DriveLM makes "\\n" a space; others shift later answers by a line."""
+
+_LONGEST_SCAN = 500
+"""Characters a rule may look ahead for a hyphen or an @ that may never come; keeps huge answers linear."""
+
+_PUNCTUATION = frozenset(
+    ["''", "``", "--", "---", "----", "...", "....", ".....", ". . .", ". . . .", *"'`.?!,:-;\""]
+    + list(
+        "\u0085\u0091\u0092\u0093\u0094\u0096\u0097\u00ab\u00ad\u00bb\u2013\u2014\u2015\u2018\u2019\u201b\u201c\u201d\u2026\u2039\u203a"
+    )
+    + ["&quot;", "&apos;", "&nbsp;", "&mdash;", "&ndash;"]
+)
+_NORMAL_FORM = {
+    "&amp;": "&", "&lt;": "<", "&gt;": ">", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-",
+    "\u00a3": "#", "\u20ac": "$", "\u00a4": "$", "\u20a0": "$", "\u00a2": "cents",
+    "\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3",
+}  # fmt: skip
+_REWRITES = {"&amp;": "&", "(": "-lrb-", ")": "-rrb-", " ": "\u00a0", "\u00ad": ""}
+_REWRITE = re.compile("|".join(map(re.escape, _REWRITES)))
+
+_ABBREVIATIONS = (
+    "al|ala|apr|ariz|assn|aug|bancorp|bhd|bldg|blvd|bros|calif|co|colo|conn|corp|cos|ct|dak|dec|esq|est|etc|ext|feb|fla"
+    "|fri|ga|inc|ind|intl|jan|jr|jul|jun|kans?|ky|ltd|mar|md|mich|minn|mon?|mont|neb|nev|nov|oct|okla|penn|plc|pte|pty"
+    r"|ph\.d|rd|rt|sept?|seq|sq|sr|sys|tel|tenn|thurs|tues?|univ|va|vt|wed|wisc?|wyo"
+)
+_TITLES = (
+    "adj|adm|adv|alex|assoc|asst|atty|ave|brig|capt|cf|cie|cmdr|col|cpl|dept|det|drs?|elec|ens|ft|gen|govs?|hon|insp"
+    "|invt|jos|lt|maj|messrs|mfg|mlle|mme|mr|mrs|ms|msgr|mt|mtg|natl|pfc|ph|pres|prof|pvt|reps?|rev|sens?|sfc|sgt|spc"
+    "|ste?|supt|thur|treas|vs|wm"
+)
+_CAPITAL_ABBREVIATIONS = "ark|az|del|ill|la|mass|miss|ore|pa|tex|wash"
+_NUMBERED_ABBREVIATIONS = "art|ca|figs?|nos?|op|pp|prop"
+_SENTENCE_STARTERS = (
+    "A|About|According|Additionally|After|An|As|At|But|Earlier|He|Her|Here|However|If|In|It|Last|Many|More|Now|Once|One|Other"
+    "|Our|She|Since|So|Some|Such|That|The|Their|Then|There|These|They|This|We|What|When|While|Yet|You"
+)
+_FILE_ENDINGS = (
+    "bat|bmp|c|class|cgi|cpp|dll|docx?|exe|gif|gz|h|html?|jar|java|jpe?g|mov|mp3|pdf|php|pl|png|pptx?|ps|py|sql"
+    "|tar|txt|wav|x|xml|zip"
+)
+
+_ALNUM = r"[A-Za-z0-9]"
+_LETTER = (
+    r"(?:(?![\U00010000-\U0010ffff\u00b2\u00b3\u00b9\u00bc-\u00be\u2070\u2074-\u2089\u2150-\u2189\u2460-\u249b\u2776-\u2793])"
+    r"[^\W\d_]|[\u00ad\u02c2-\u02ff\u0300-\u036f])"
+)
+_WORD = rf"(?:{_LETTER}|[0-9\u0660-\u0669\uff10-\uff19])+"
+_APOSTROPHE = "(?:['\u0092\u2019]|&apos;)"
+_HYPHEN = "[-_\u058a\u2010\u2011]"
+_SPACE = "[ \t\u00a0\u2000-\u200a\u3000]"
+_SPACE_OR_LINE = "[ \t\n\u00a0\u2000-\u200a\u3000]"
+_NUMBER = r"(?:\d*(?:[.:,\u00ad\u066b\u066c]\d+)+|\d+)"
+_ELISION = rf"(?:[dDoOlL]{_APOSTROPHE}{_ALNUM})?"
+_INITIALS = r"[A-Za-z](?:\.[A-Za-z])+\."
+_AUXILIARY = "(?:(?:'|&apos;)(?i:[msd]|re|ve|ll)(?![A-Za-z])|[\u0092\u2019](?i:[msd]|re|ve|ll))"
+_JOINED = rf"{_LETTER}(?:{_WORD})?(?:[.!?]{_LETTER}(?:{_WORD})?)+"
+_HYPHENATED = rf"{_ELISION}{_WORD}(?:{_HYPHEN}{_ELISION}{_WORD})*"
+_NUMBERED_COMPOUND = rf"{_ALNUM}[A-Za-z0-9.,\u00ad]{{0,{_LONGEST_SCAN}}}+(?:-(?:{_INITIALS}|[A-Za-z0-9\u00ad]+))+"
+_COMPOUND = r"(?:-[A-Za-z]+){0,2}"
+_MARKUP_NAME = r"[A-Za-z][A-Za-z0-9_:.-]*"
+_MARKUP_ATTRIBUTE = rf""" +{_MARKUP_NAME}(?: *= *(?:"[^"\n]*"|'[^'\n]*'))?"""
+_MARKUP = rf"<(?:[!?][A-Za-z-][^>\n]{{0,{_LONGEST_SCAN}}}+|/?{_MARKUP_NAME}(?:{_MARKUP_ATTRIBUTE}){{0,20}} *(?:/ *)?)>"
+_URL_END = r"[^ \t\n\f\"<>|.!?(){},-]"
+_EMAIL_CHARACTER = r"[^ \t\n\f\"<>|(){}\u00a0@]"
+_EMAIL_DOMAIN = r"[^ \t\n\f\"<>|(){}.\u00a0]"
+_EMAIL = rf"(?:&lt;|<)?{_ALNUM}{_EMAIL_CHARACTER}{{0,{_LONGEST_SCAN}}}+@(?:{_EMAIL_DOMAIN}+\.)*{_EMAIL_DOMAIN}+>?"
+_PHONE = (
+    r"(?:\(\d{2,3}\)[ \u00a0]?|(?:\+\+?)?(?:\d{2,4}[- \u00a0])?\d{2,4}[- \u00a0])\d{3,4}[- \u00a0]?\d{3,5}"
+    r"|(?:\+\+?)?(?:\d{2,4}\.)?\d{2,4}\.\d{3,4}\.\d{3,5}"
+)
+
+_WORD_RULES = tuple(
+    re.compile(rule)
+    for rule in (
+        r"(?i:(can)not|(gon)na|(got)ta|(lem)me|(gim)me|(wan)na)",
+        rf"({_WORD}(?:{_HYPHEN}{_WORD})*){_AUXILIARY}",
+        r"([A-Za-z\u00ad]*[A-MO-Za-mo-z]\u00ad*)[nN]['`\u0092\u2019][tT]",
+        r"[nN]['`\u0092\u2019][tT]",
+        _WORD,
+        rf"((?i:{_ABBREVIATIONS})\.).|(?=[A-Z])((?i:{_CAPITAL_ABBREVIATIONS})\.).",
+        _JOINED,
+        _HYPHENATED,
+        _NUMBERED_COMPOUND,
+        rf"{_LETTER}+[aeiouyAEIOUY]['`\u0092\u2019][aeiouA-Z]{_LETTER}*",
+        rf"{_ALNUM}+{_COMPOUND}(?:\\?/{_ALNUM}+{_COMPOUND}){{1,2}}",
+        r"[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+",
+        r"([A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+\.)[,;:]",
+        _NUMBER,
+        r"(?:\d{1,4}[- \u00a0])?\d{1,4}(?:\\?/|\u2044)\d{1,4}",
+        r"\d{1,2}[-/]\d{1,2}[-/]\d{2,4}",
+        _PHONE,
+        rf"(?i:{_ABBREVIATIONS}|{_TITLES})\.",
+        rf"(?=[A-Z])(?i:{_CAPITAL_ABBREVIATIONS})\.",
+        rf"((?i:{_NUMBERED_ABBREVIATIONS})\.){_SPACE_OR_LINE}?\d",
+        rf"((?:{_HYPHENATED}|{_JOINED}|{_NUMBERED_COMPOUND})\.)[,;:]",
+        r"[A-Za-z]\.",
+        _INITIALS,
+        rf"([A-Za-z])\.{_SPACE_OR_LINE}+(?:{_SENTENCE_STARTERS}|M[rs]\.|{_MARKUP}){_SPACE_OR_LINE}",
+        rf"[A-HJ-XZn](?:`|{_APOSTROPHE}){_LETTER}{{2,}}",
+        rf"[lLdDjJ]{_APOSTROPHE}|[yY]{_APOSTROPHE}(?=[A-Za-z])",
+        rf"(?i:(?:ol|dunkin|somethin){_APOSTROPHE}|c{_APOSTROPHE}(?:mon|est)|cap{_APOSTROPHE}n)",
+        r"[A-Z]+\$|[CcFf]#|[cC]\+\+|pro-|anti-|S(?:&|&amp;)P-500|S(?:&|&amp;)Ls",
+        rf"https?://[^ \t\n\f\"<>|()]+{_URL_END}",
+        rf"(?:www\.(?:[^ \t\n\f\"<>|.!?(){{}},]+\.)+[a-zA-Z]{{2,4}}|(?:[a-z#%&*+~^]+\.)+(?:com|net|org|edu))"
+        rf"(?:/[^ \t\n\f\"<>|()]+{_URL_END})?",
+        _EMAIL,
+        rf"{_WORD}(?:\.{_WORD})*\.(?i:{_FILE_ENDINGS})(?=[.?!,]|{_SPACE_OR_LINE})",
+    )
+)
+_SYMBOL_RULES = tuple(
+    re.compile(rule, re.DOTALL)
+    for rule in (
+        _MARKUP,
+        r"&(?:amp|lt|gt|quot|apos|nbsp|mdash|ndash|#\d+);",
+        _AUXILIARY,
+        rf"({_APOSTROPHE}[tT])(?i:is|was)",
+        rf"{_APOSTROPHE}(?i:em|till?|cause)",
+        rf"{_APOSTROPHE}[nN](?:{_APOSTROPHE}|(?={_SPACE_OR_LINE}))",
+        rf"{_APOSTROPHE}(?:[2-9]0s|\d\d(?={_SPACE_OR_LINE}))",
+        rf"[+-]?{_NUMBER}",
+        _PHONE,
+        _EMAIL,
+        r"(?i:-[LR][RCS]B-)",
+        r"@[A-Za-z_][A-Za-z_0-9]*",
+        rf"#{_LETTER}+",
+        rf"[<>]?[:;=][-o*']?[()DPdpO\\{{@|\[\]](?!{_ALNUM})",
+        r"[-^=~<>']_[-^=~<>']|\([-^=~<>'][_.]?[-^=~<>']\)",
+        r"\.{3,5}|\. \. \.(?: \.)?",
+        r"[!?]{2,}|-{5,}|-{2,4}|_+|\*+|#+|@+|<<|>>|``|''|\\\*",
+        ".",
+    )
+)
+_ANY_APOSTROPHE = re.compile(_APOSTROPHE)
+_CONTRACTION = re.compile(f"(?i:{_APOSTROPHE}(?:[msd]|re|ve|ll)|n{_APOSTROPHE}t)")
+_PLAIN = re.compile(
+    r"([A-Za-z]+)(?:(?=[ \n])|,(?=[ \n])|(\.)(?=\n| [A-Za-z<]))"
+    r"|<(c\d),(CAM(?:_[A-Z]+)+)(,\d+\.\d,\d+\.\d)>[.,]?(?=[ \n])"
+)
+"""What most answers are made of, plain words and well-formed tags: tokens that no rule sees differently."""
+
+_WORD_START = re.compile(_WORD)
+_SPACES = re.compile(f"{_SPACE}+")
+_TWO_PART_WORD = re.compile("(?i:cannot|gonna|gotta|lemme|gimme|wanna)")
+_ABBREVIATION = re.compile(f"(?i:[A-Z]|{_ABBREVIATIONS}|{_TITLES}|{_CAPITAL_ABBREVIATIONS}|{_NUMBERED_ABBREVIATIONS})")
+
+
+def tokenize(text: str) -> str:
+    """Tokens of one answer joined by single spaces, as if it were the only line."""
+    return tokenize_lines([text])[0]
+
+
+def tokenize_lines(texts: Sequence[str]) -> list[str]:
+    """Tokens of each text, joined by single spaces, in the context of the lines around it.
+
+    Line breaks inside a text are made spaces, also those at which the original loses count of its lines.
+    """
+    stream = "\n".join(LINE_BREAK.sub(" ", text) for text in texts) + "\n"
+    lines: list[str] = []
+    tokens: list[str] = []
+    position = 0
+    while position < len(stream):
+        if stream[position] == "\n":
+            lines.append(" ".join(tokens))
+            tokens, position = [], position + 1
+        elif spaces := _SPACES.match(stream, position):
+            position = spaces.end()
+        elif plain := _plain_tokens(stream, position):
+            tokens += plain[0]
+            position = plain[1]
+        else:
+            token, position = _next_token(stream, position)
+            if token:
+                tokens.append(token)
+    return lines
+
+
+def _plain_tokens(stream: str, position: int) -> tuple[tuple[str, ...], int] | None:
+    """The short way for what the rules need not be asked about, or None."""
+    match = _PLAIN.match(stream, position)
+    if match is None:
+        return None
+    word, full_stop, *tag = match.groups()
+    if word is None:
+        return ("<", tag[0], tag[1].lower(), tag[2], ">"), match.end()
+    if _TWO_PART_WORD.fullmatch(word) or (full_stop and _ABBREVIATION.fullmatch(word)):
+        return None
+    return (word.lower(),), match.end()
+
+
+def _next_token(stream: str, position: int) -> tuple[str, int]:
+    """The token that starts at `position`, normalised ("" for what is dropped), and where it ends."""
+    rules = _WORD_RULES if _WORD_START.match(stream, position) else _SYMBOL_RULES
+    longest = -1
+    start, end = position, position
+    for rule in rules:
+        match = rule.match(stream, position)
+        if match and match.end() > longest:
+            longest = match.end()
+            start, end = match.span(match.lastindex or 0)
+    return _normalise(stream[start:end]), end
+
+
+def _normalise(token: str) -> str:
+    if token in _PUNCTUATION or (len(token) == 1 and not _is_known(token)):
+        return ""
+    if _CONTRACTION.fullmatch(token):
+        token = _ANY_APOSTROPHE.sub("'", token)
+    if token.startswith("<") and token.endswith(">"):
+        return token.lower().replace(" ", "\u00a0")
+    return _NORMAL_FORM.get(token) or _REWRITE.sub(lambda match: _REWRITES[match[0]], token.lower())
+
+
+def _is_known(character: str) -> bool:
+    """Whether the tokenizer has a rule for this character; it drops emoji, control characters and newer scripts."""
+    code = ord(character)
+    if code < 0x3000 or 0xFF01 <= code <= 0xFF65:
+        return unicodedata.category(character)[0] in "LNPS" and not 0x20A6 <= code <= 0x20C0 or character == "\u20ac"
+    return character.isalnum() and code <= 0xFFFF or character in "\u3001\u3002"

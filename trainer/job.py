@@ -1,0 +1,177 @@
+"""Recipe and DeepSpeed file in, a run directory out: builds everything, trains, writes the model and its summary."""
+
+import enum
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer import dist
+from trainer.checkpoint import CheckpointError, Checkpoints
+from trainer.config import Recipe, load_recipe, recipe_to_yaml
+from trainer.data import Data, make_data
+from trainer.dist import Ranks
+from trainer.ds_config import load_ds_config, precision, resolve
+from trainer.engine import Engine
+from trainer.loggers import announce, make_logger
+from trainer.loop import Run, fit
+from trainer.optim import training_table
+from trainer.run_dir import RunDir, write_model
+from trainer.stages import make_stage
+from trainer.stages.base import Preparation, Stage
+from trainer.state import StopRequest, TrainState, stop_on_signals
+
+
+class Outcome(enum.Enum):
+    """How a job ended, if not with an error."""
+
+    DONE = "done"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What the command line says.
+
+    Attributes:
+        ds_config, recipe: files.
+        overrides: `section.field=value` settings.
+        resume: `auto`, `never`, or the path of a checkpoint.
+    """
+
+    ds_config: Path
+    recipe: Path
+    overrides: Sequence[str]
+    resume: str
+
+
+def describe(job: Job) -> str:
+    """What a job would do: resolved recipe and DeepSpeed configuration, plan, what is trained."""
+    recipe, notes = load_recipe(job.recipe, job.overrides)
+    world_size = dist.world_size_from_environment()
+    config = _resolve(job, recipe, world_size)
+    stage = make_stage(recipe, getattr(torch, precision(config)))
+    data = make_data(recipe, stage.text, None)
+    parts = [
+        recipe_to_yaml(recipe).rstrip(),
+        json.dumps(config, indent=2),
+        *notes,
+        *data.summary(world_size),
+        _table(stage),
+    ]
+    return "\n".join(parts)
+
+
+def run_job(job: Job) -> Outcome:
+    """Train one stage from its beginning or a checkpoint to its end, or to a signal."""
+    recipe, notes = load_recipe(job.recipe, job.overrides)
+    config = _resolve(job, recipe, dist.world_size_from_environment())
+    run_dir = RunDir(path=recipe.run_dir)
+    with stop_on_signals() as stop:
+        ranks = dist.init()
+        if job.resume != "never" and ranks.on_main(lambda: _finished(run_dir, recipe)):
+            return Outcome.DONE
+        stage = make_stage(recipe, getattr(torch, precision(config)))
+        data = make_data(recipe, stage.text, ranks)
+        announce("\n".join([*notes, *data.summary(ranks.world_size), _table(stage)]))
+        ranks.on_main(lambda: _begin(job, run_dir, recipe, config, ranks))
+        engine = Engine(stage.model, stage.parameter_groups(), config)
+        stage.prepare(_preparation(ranks, engine, run_dir, data))
+        parts = _Parts(recipe=recipe, run_dir=run_dir, ranks=ranks, stage=stage, engine=engine, data=data, stop=stop)
+        return _train(job, parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What a job is built of."""
+
+    recipe: Recipe
+    run_dir: RunDir
+    ranks: Ranks
+    stage: Stage
+    engine: Engine
+    data: Data
+    stop: StopRequest
+
+
+def _train(job: Job, parts: _Parts) -> Outcome:
+    recipe, ranks, run_dir = parts.recipe, parts.ranks, parts.run_dir
+    checkpoints = Checkpoints(
+        root=run_dir.checkpoints, ranks=ranks, keep=recipe.keep, recipe=recipe_to_yaml(recipe), say=announce
+    )
+    state = _resume(job, checkpoints, parts.engine)
+    logger = make_logger(ranks, run_dir.path, title=recipe.stage, steps=recipe.steps, done=state.step)
+    try:
+        run = Run(
+            recipe=recipe,
+            ranks=ranks,
+            stage=parts.stage,
+            engine=parts.engine,
+            batches=iter(parts.data.loader(ranks, state.position)),
+            checkpoints=checkpoints,
+            logger=logger,
+            stop=parts.stop,
+        )
+        state, stopped = fit(run, state)
+    finally:
+        logger.close()
+    if stopped:
+        return Outcome.STOPPED
+    write_model(parts.stage, parts.engine, ranks, run_dir.model)
+    summary = ranks.on_main(lambda: run_dir.write_summary(recipe.stage, state))
+    announce(
+        f"{recipe.stage}: {summary['steps']} steps in {summary['seconds']:.0f} s, loss {summary['loss_first']:.4f} -> "
+        f"{summary['loss_last']:.4f} (means of ten steps); model in {run_dir.model}"
+    )
+    return Outcome.DONE
+
+
+def _resolve(job: Job, recipe: Recipe, world_size: int) -> dict[str, Any]:
+    given = load_ds_config(job.ds_config)
+    return resolve(given, recipe, world_size=world_size, config_path=job.ds_config, recipe_path=job.recipe)
+
+
+def _table(stage: Stage) -> str:
+    return training_table(list(stage.model.named_parameters()), stage.modules, stage.parameter_groups())
+
+
+def _finished(run_dir: RunDir, recipe: Recipe) -> bool:
+    """Whether there is nothing left to do; refuses a directory begun with another recipe."""
+    run_dir.check_recipe(recipe_to_yaml(recipe))
+    summary = run_dir.summary()
+    if summary is None:
+        return False
+    announce(
+        f"{run_dir.path}: already finished, {summary['steps']} steps; nothing to do (--resume never trains it anew and "
+        "moves this directory aside)"
+    )
+    return True
+
+
+def _begin(job: Job, run_dir: RunDir, recipe: Recipe, config: dict[str, Any], ranks: Ranks) -> None:
+    aside = run_dir.move_aside() if job.resume == "never" else None
+    if aside is not None:
+        announce(f"--resume never: {run_dir.path} moved to {aside}")
+    run_dir.begin(recipe_to_yaml(recipe), config, ranks.world_size)
+
+
+def _preparation(ranks: Ranks, engine: Engine, run_dir: RunDir, data: Data) -> Preparation:
+    return Preparation(ranks=ranks, device=engine.device, run_dir=run_dir.path, first_batches=data.first_batches)
+
+
+def _resume(job: Job, checkpoints: Checkpoints, engine: Engine) -> TrainState:
+    if job.resume in ("auto", "never"):
+        path = checkpoints.find()
+    else:
+        path = Path(job.resume)
+        damage = checkpoints.damage(path)
+        if damage:
+            raise CheckpointError(f"--resume {path}: not a whole checkpoint: {damage[0]}")
+    if path is None:
+        return TrainState()
+    state = checkpoints.load(path, engine)
+    announce(f"continuing after step {state.step}, from {path}")
+    return state

@@ -1,0 +1,133 @@
+"""Scalars, pictures and lines in; a progress bar, metrics.jsonl and TensorBoard files out, on the main rank alone.
+
+Other ranks get the null logger: callers never ask for a rank.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from trainer.dist import Ranks, is_main_process
+
+SECONDS_FOR_MAIN = 2.0
+
+
+class Logger(Protocol):
+    """What the loop needs of a logger."""
+
+    def say(self, text: str) -> None:
+        """A line for the user, kept apart from the progress bar."""
+
+    def step_done(self, step: int) -> None:
+        """Move the bar on."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Values of a log step; `step` counts finished steps."""
+
+    def picture(self, step: int, name: str, image_HWC: np.ndarray, caption: str) -> None:
+        """An image, uint8 RGB, with its text."""
+
+    def close(self) -> None:
+        """Flush and close."""
+
+
+class NullLogger:
+    """Takes everything, keeps nothing."""
+
+    def say(self, text: str) -> None: ...
+
+    def step_done(self, step: int) -> None: ...
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def picture(self, step: int, name: str, image_HWC: np.ndarray, caption: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class RunLogger:
+    """Writes into a run directory and shows a bar on standard error."""
+
+    def __init__(self, run_dir: Path, *, title: str, steps: int, done: int) -> None:
+        """Continue the curves of an earlier start after step `done`; later entries of it are dropped."""
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._path = run_dir / "metrics.jsonl"
+        _keep_until(self._path, done)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=done + 1 if done else None)
+        interval = 0.5 if sys.stderr.isatty() else 15.0
+        self._bar = tqdm(total=steps, initial=done, desc=title, unit="step", mininterval=interval, dynamic_ncols=True)
+
+    def say(self, text: str) -> None:
+        self._bar.write(text, file=sys.stderr)
+
+    def step_done(self, step: int) -> None:
+        self._bar.update(step - self._bar.n)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        record = {"step": step, "time": round(time.time(), 3), **{n: _json_number(v) for n, v in values.items()}}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        self._bar.set_postfix_str(
+            f"loss {values['loss/total']:.4f}, {values['rate/samples_per_s']:.1f} samples/s", refresh=False
+        )
+
+    def picture(self, step: int, name: str, image_HWC: np.ndarray, caption: str) -> None:
+        self._board.add_image(name, image_HWC, step, dataformats="HWC")
+        self._board.add_text(name, caption, step)
+
+    def close(self) -> None:
+        self._bar.close()
+        self._file.close()
+        self._board.close()
+
+
+def make_logger(ranks: Ranks, run_dir: Path, *, title: str, steps: int, done: int) -> Logger:
+    """The logger of this rank."""
+    return RunLogger(run_dir, title=title, steps=steps, done=done) if ranks.is_main else NullLogger()
+
+
+def announce(text: str) -> None:
+    """Print a line before or after training, once for all ranks."""
+    if is_main_process():
+        print(text, flush=True)
+
+
+def report_failure(text: str, *, on_all_ranks: bool) -> None:
+    """Print an error; one that all ranks meet alike is printed once.
+
+    The launcher ends every rank as soon as one has failed, so the silent ones give the main rank time to speak.
+    """
+    if is_main_process() or not on_all_ranks:
+        print(f"error: {text}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(SECONDS_FOR_MAIN)
+
+
+def _json_number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _keep_until(path: Path, step: int) -> None:
+    """Drop entries after `step`, and a line that was cut off."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record["step"] <= step:
+            kept.append(line + "\n")
+    path.write_text("".join(kept), encoding="utf-8")

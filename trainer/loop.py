@@ -1,0 +1,154 @@
+"""Stage, engine and batches in; a trained engine and the final state out."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from data_shards.collate import Batch, step_counts
+from trainer.checkpoint import Checkpoints
+from trainer.dist import Ranks
+from trainer.engine import Engine
+from trainer.loggers import Logger
+from trainer.metrics import MetricWindow
+from trainer.optim import lr_factor
+from trainer.recipe import Recipe
+from trainer.stages.base import LossOut, Stage
+from trainer.state import StopRequest, TrainState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything the loop works with; see the types."""
+
+    recipe: Recipe
+    ranks: Ranks
+    stage: Stage
+    engine: Engine
+    batches: Iterator[list[Batch]]
+    checkpoints: Checkpoints
+    logger: Logger
+    stop: StopRequest
+
+
+def fit(run: Run, state: TrainState) -> tuple[TrainState, bool]:
+    """Train from `state` to the recipe's last step, or until a signal asks for a stop on any rank.
+
+    Returns:
+        the state reached, and whether it was a stop; a checkpoint of that state is then written.
+    """
+    run.stage.train_mode()
+    window = MetricWindow(names=run.stage.metric_names())
+    packs = run.recipe.batch.micro_batches * run.ranks.world_size
+    began = time.monotonic() - state.seconds
+    while state.step < run.recipe.steps:
+        started = time.perf_counter()
+        batches = next(run.batches)
+        window.data_wait += time.perf_counter() - started
+        weight, stop = run.ranks.sum([sum(map(run.stage.weight, batches)), float(bool(run.stop))])
+        if stop:
+            return _stop(run, _flush(run, window, state), began), True
+        _seed_step(run, state.step)
+        rates = run.engine.set_lr(lr_factor(state.step, run.recipe))
+        outs = train_step(run.stage, run.engine, batches, weight=weight, world_size=run.ranks.world_size)
+        _note(window, run.recipe, batches, outs, weight)
+        state = replace(state, step=state.step + 1, position=state.position + packs)
+        window.seconds += time.perf_counter() - started
+        if _due(state.step, run.recipe.image_log_every) or state.step == 1:
+            _show(run, state.step, batches, outs)
+        state = _end_of_step(run, window, state, rates, began)
+    return state, False
+
+
+def train_step(
+    stage: Stage, engine: Engine, batches: Sequence[Batch], *, weight: float, world_size: int
+) -> list[LossOut]:
+    """One update on the exact mean over all micro batches of all ranks.
+
+    DeepSpeed averages gradients over ranks and accumulation steps: each sum is scaled by their number over the weight.
+
+    Args:
+        stage: gives the loss.
+        engine: holds the model.
+        batches: this rank's micro batches.
+        weight: of all micro batches of all ranks; 0 gives no gradient.
+        world_size: number of ranks.
+    """
+    scale = world_size * len(batches) / weight if weight else 0.0
+    outs = []
+    for batch in batches:
+        out = stage.loss(engine, batch, engine.device)
+        engine.backward(out.total * scale)
+        engine.step()
+        outs.append(replace(out, total=out.total.detach()))
+    return outs
+
+
+def _seed_step(run: Run, step: int) -> None:
+    """Random numbers of a step (DropPath) depend on seed, step and rank alone: a resumed run draws the same ones."""
+    words = np.random.SeedSequence([run.recipe.seed, step, run.ranks.rank]).generate_state(1, np.uint64)
+    torch.manual_seed(int(words[0] >> np.uint64(1)))
+
+
+def _note(
+    window: MetricWindow, recipe: Recipe, batches: Sequence[Batch], outs: Sequence[LossOut], weight: float
+) -> None:
+    total = torch.stack([out.total.double() for out in outs]).sum()
+    window.losses.append(total / weight if weight else total * 0.0)
+    for out in outs:
+        window.add_means(out.metrics)
+    window.add_counts(
+        step_counts(batches),
+        fill_tokens=sum(batch.meta.num_tokens for batch in batches) / recipe.data.max_tokens,
+        fill_tiles=sum(batch.meta.num_tiles for batch in batches) / recipe.data.max_tiles,
+    )
+
+
+def _end_of_step(
+    run: Run, window: MetricWindow, state: TrainState, rates: dict[str, float], began: float
+) -> TrainState:
+    """Log and save where it is time; a checkpoint always closes a logging window, so that a resumed run logs alike."""
+    last = state.step == run.recipe.steps
+    save = _due(state.step, run.recipe.checkpoint_every) and not last
+    if save or last or _due(state.step, run.recipe.log_every):
+        state = _flush(run, window, state, rates)
+    state = replace(state, seconds=time.monotonic() - began)
+    if save:
+        run.checkpoints.save(run.engine, state)
+    run.logger.step_done(state.step)
+    return state
+
+
+def _flush(run: Run, window: MetricWindow, state: TrainState, rates: dict[str, float] | None = None) -> TrainState:
+    """Reduce the window over ranks and log it."""
+    if not window.losses:
+        return state
+    num_steps = len(window.losses)
+    packs = num_steps * run.recipe.batch.micro_batches * run.ranks.world_size
+    means = window.reduce(run.ranks, packs=packs)
+    values = means.scalars()
+    values["optim/grad_norm"] = run.engine.grad_norm()
+    values |= {f"lr/{name}": rate for name, rate in (rates or {}).items()}
+    run.logger.scalars(state.step, values)
+    return replace(state.with_losses(means.losses), samples=state.samples + means.counts["samples"])
+
+
+def _stop(run: Run, state: TrainState, began: float) -> TrainState:
+    state = replace(state, seconds=time.monotonic() - began)
+    path = run.checkpoints.save(run.engine, state)
+    run.logger.say(f"stopped on a signal after step {state.step}; checkpoint {path}; the same command continues")
+    return state
+
+
+def _show(run: Run, step: int, batches: Sequence[Batch], outs: Sequence[LossOut]) -> None:
+    if not run.recipe.image_log_every:
+        return
+    picture = run.stage.picture(batches[0], outs[0])
+    if picture is not None:
+        run.logger.picture(step, picture.name, picture.image, picture.caption)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

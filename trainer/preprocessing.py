@@ -1,0 +1,78 @@
+"""How a model was shown its frames: read from a model directory or its run's recipe, and written beside the weights."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data_shards.chat import ChatTemplate, chatml, internlm2_chat
+from data_shards.tiling import LayoutError, ViewLayout
+from trainer.config import load_recipe
+
+PREPROCESSING_FILE = "preprocessing.json"
+
+
+class PreprocessingError(ValueError):
+    """Preprocessing settings that are missing or malformed; the message names file and fix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What must be the same in training and in use.
+
+    Attributes:
+        view: how images become tiles.
+        template: name of the chat template, `internlm2-chat` or `chatml`.
+        system: system message; empty for none.
+    """
+
+    view: ViewLayout
+    template: str = "internlm2-chat"
+    system: str = ""
+
+    def chat(self) -> ChatTemplate:
+        """The chat template with its system message."""
+        return (chatml if self.template == "chatml" else internlm2_chat)(system=self.system)
+
+
+def read_preprocessing(model_dir: Path, recipe: Path | None = None) -> Preprocessing:
+    """Settings of a model: of `recipe` where given, else the model's own file, else the recipe of the run that made it.
+
+    Args:
+        model_dir: an export, or `RUN_DIR/model`.
+
+    Raises:
+        PreprocessingError: none of them is there, or the file is malformed.
+        ConfigError: the recipe is malformed.
+    """
+    own, made_by = model_dir / PREPROCESSING_FILE, model_dir.parent / "recipe.yaml"
+    if recipe is None and own.is_file():
+        return _read(own)
+    if recipe is None and made_by.is_file():
+        recipe = made_by
+    if recipe is None:
+        raise PreprocessingError(
+            f"{model_dir}: got neither {PREPROCESSING_FILE} nor {made_by}, expected the settings the model was trained "
+            "with; name the recipe it was trained with (--recipe)"
+        )
+    data = load_recipe(recipe)[0].data
+    return Preprocessing(view=data.view, template=data.template, system=data.system)
+
+
+def write_preprocessing(settings: Preprocessing, model_dir: Path) -> None:
+    """Write the settings beside the weights."""
+    (model_dir / PREPROCESSING_FILE).write_text(json.dumps(asdict(settings), indent=2) + "\n")
+
+
+def _read(path: Path) -> Preprocessing:
+    try:
+        record = json.loads(path.read_text())
+        settings = Preprocessing(**(record | {"view": ViewLayout(**record["view"])}))
+    except (ValueError, TypeError, KeyError, LayoutError) as error:
+        raise PreprocessingError(
+            f"{path}: got settings that do not parse ({error}), expected the file that the export wrote; export again"
+        ) from error
+    if settings.template not in ("internlm2-chat", "chatml"):
+        raise PreprocessingError(
+            f"{path}: field 'template': got {settings.template!r}, expected internlm2-chat or chatml; export again"
+        )
+    return settings

@@ -1,0 +1,168 @@
+"""The sections of a recipe: what a user may set, with unit and default. Checks are in `trainer.config`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from data_shards.tiling import ViewLayout
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSection:
+    """Where weights come from: directories of saved models, or names of presets for fresh weights.
+
+    Attributes:
+        teacher: distill: directory of the teacher tower.
+        student: distill: preset or directory the student starts from.
+        vision: align: preset or directory of the vision tower, as a distill run writes to `RUN_DIR/model`.
+        language: align: directory (or preset) of the language model.
+        vlm: finetune: directory of a whole model, as an align run writes to `RUN_DIR/model`.
+        tokenizer: align: directory of the tokenizer; finetune: as well, where the `vlm` directory lacks one.
+        projector: `mlp` (stock) or `linear`.
+        drop_path: stochastic depth of the trained vision tower's last layer, in [0, 1).
+    """
+
+    teacher: str | None = None
+    student: str | None = None
+    vision: str | None = None
+    language: str | None = None
+    vlm: str | None = None
+    tokenizer: str | None = None
+    projector: str = "mlp"
+    drop_path: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSection:
+    """One dataset of the mixture.
+
+    Attributes:
+        path: directory of shards.
+        weight: times each question is shown an epoch.
+        name: in metrics; the directory's name where empty.
+    """
+
+    path: Path
+    weight: float = 1.0
+    name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSection:
+    """What is read and how it is packed.
+
+    Attributes:
+        datasets: the mixture.
+        view: how images become tiles.
+        max_tokens, max_tiles: limits of one pack.
+        questions_per_visit: mean number of questions on one copy of a frame; 1 gives classic packing.
+        workers: loader processes of each rank; 0 reads in the training process.
+        prefetch: packs each worker makes ahead.
+        template: chat template.
+        system: system message; empty for none.
+    """
+
+    datasets: tuple[DatasetSection, ...]
+    view: ViewLayout = field(default_factory=ViewLayout)
+    max_tokens: int = 16384
+    max_tiles: int = 48
+    questions_per_visit: int = 16
+    workers: int = 2
+    prefetch: int = 2
+    template: Literal["internlm2-chat", "chatml"] = "internlm2-chat"
+    system: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSection:
+    """Attributes: micro_batches: packs of each rank in one step, one after the other (gradient accumulation)."""
+
+    micro_batches: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningRates:
+    """Peak learning rate of each module; one number in the recipe sets all four."""
+
+    vision: float = 1e-5
+    projector: float = 1e-4
+    language: float = 1e-5
+    bridge: float = 1e-3
+
+    @classmethod
+    def from_number(cls, rate: float) -> "LearningRates":
+        """The same rate for every module."""
+        return cls(vision=rate, projector=rate, language=rate, bridge=rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimSection:
+    """AdamW and its schedule.
+
+    Attributes:
+        lr: peak learning rate, by module.
+        weight_decay: of matrices; norms, biases, LayerScale and embeddings are not decayed.
+        warmup: below 1 a fraction of all steps, from 1 a number of steps.
+        min_lr: where the schedule ends, as a fraction of the peak.
+        grad_clip: largest global gradient norm; 0 for none.
+    """
+
+    lr: LearningRates = field(default_factory=LearningRates)
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    warmup: float = 0.03
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    min_lr: float = 0.0
+    grad_clip: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillSection:
+    """Distillation terms.
+
+    Attributes:
+        features: weight of the negative cosine between bridged student and teacher states.
+        patch_logits: weight of the KL on codebook logits of patches.
+        last_k: layers the features term compares, counted from the end.
+        temperature: T of the KL, which is scaled by T^2.
+        codebook_size: prototypes of the visual vocabulary.
+        codebook_temperature: cosine similarities over this are the logits.
+        codebook_tiles: teacher tiles the codebook is fitted on.
+        codebook_iterations: rounds of spherical k-means.
+    """
+
+    features: float = 1.0
+    patch_logits: float = 1.0
+    last_k: int = 1
+    temperature: float = 1.0
+    codebook_size: int = 1024
+    codebook_temperature: float = 0.07
+    codebook_tiles: int = 256
+    codebook_iterations: int = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything one stage needs, but for what the DeepSpeed configuration owns.
+
+    Attributes:
+        loss_weight: weight of a label token in a question with n of them: 1, 1/n, 1/sqrt(n).
+        log_every, image_log_every, checkpoint_every: in steps; 0 for never (checkpoints: only on a signal).
+        keep: newest checkpoints kept.
+    """
+
+    stage: Literal["distill", "align", "finetune"]
+    run_dir: Path
+    steps: int
+    data: DataSection
+    seed: int = 0
+    model: ModelSection = field(default_factory=ModelSection)
+    batch: BatchSection = field(default_factory=BatchSection)
+    optim: OptimSection = field(default_factory=OptimSection)
+    distill: DistillSection = field(default_factory=DistillSection)
+    loss_weight: Literal["token", "sample", "square"] = "square"
+    log_every: int = 10
+    image_log_every: int = 0
+    checkpoint_every: int = 500
+    keep: int = 2

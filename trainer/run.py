@@ -1,0 +1,86 @@
+"""Starts one stage: `deepspeed --num_gpus N trainer/run.py --ds_config X.json --recipe Y.yaml [a.b=value ...]`.
+
+Exit status: 0 done, 1 failure, 2 wrong usage or configuration, 75 stopped on a signal with a checkpoint.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    _ranks_here = int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or "1")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _ranks_here)))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import argparse
+import warnings
+from collections.abc import Sequence
+from typing import NoReturn
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from trainer import dist
+from trainer.engine import EngineError
+from trainer.job import Job, Outcome, describe, run_job
+from trainer.loggers import announce, report_failure
+
+STATUS = {Outcome.DONE: 0, Outcome.STOPPED: 75}
+FAILURE, USAGE = 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one stage and return its exit status."""
+    options = _parser().parse_args(arguments)
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    transformers_logging.disable_progress_bar()
+    try:
+        job = Job(
+            ds_config=options.ds_config, recipe=options.recipe, overrides=options.overrides, resume=options.resume
+        )
+        if options.dry_run:
+            announce(describe(job))
+            return STATUS[Outcome.DONE]
+        return STATUS[run_job(job)]
+    except dist.MainRankError as error:
+        report_failure(str(error), on_all_ranks=True)
+        return FAILURE
+    except (dist.DistError, EngineError) as error:
+        report_failure(str(error), on_all_ranks=False)
+        return FAILURE
+    except ValueError as error:
+        if type(error).__module__.partition(".")[0] not in ("trainer", "models", "data_shards"):
+            raise
+        report_failure(str(error), on_all_ranks=type(error).__name__ != "BadSample")
+        return USAGE
+    finally:
+        dist.teardown()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="trainer/run.py", description="Train one stage under DeepSpeed.")
+    parser.add_argument("--ds_config", type=Path, required=True, help="DeepSpeed JSON: ZeRO stage, precision, offload")
+    parser.add_argument("--recipe", type=Path, required=True, help="YAML recipe: data, batch, learning rates, steps")
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        help="auto (default): newest whole checkpoint of the run directory; never: start anew; or a checkpoint's path",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print recipe, plan and steps, and stop")
+    parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher; LOCAL_RANK is what counts")
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="laid over the recipe")
+    return parser
+
+
+def _leave(status: int) -> NoReturn:
+    """Exit at once: torch's communication threads can abort a process whose interpreter is torn down."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    _leave(main())

@@ -1,0 +1,135 @@
+"""A run directory: what stands in it, whether it may be continued, and how it is begun, moved aside and finished."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from models.vlm import save_model
+from trainer.dist import Ranks
+from trainer.engine import Engine
+from trainer.stages.base import Stage
+from trainer.state import TrainState
+
+MAY_CHANGE = ("run_dir", "log_every", "image_log_every", "checkpoint_every", "keep", "data.workers", "data.prefetch")
+"""Recipe fields that may differ when a run is continued: they do not change what is learnt."""
+
+
+class RunDirError(ValueError):
+    """A run directory that cannot be continued; the message names it, got, expected and the fix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDir:
+    """Paths of one run; methods write, and are called on the main rank only."""
+
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        """The finished model."""
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """See `trainer.checkpoint`."""
+        return self.path / "checkpoints"
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a run that reached its end."""
+        file = self.path / "summary.json"
+        return json.loads(file.read_text()) if file.is_file() and self.model.is_dir() else None
+
+    def check_recipe(self, recipe_text: str) -> None:
+        """Compare with the recipe this directory was begun with.
+
+        Raises:
+            RunDirError: a field that changes what is learnt differs.
+        """
+        file = self.path / "recipe.yaml"
+        if not file.is_file():
+            return
+        old, new = _flat(yaml.safe_load(file.read_text())), _flat(yaml.safe_load(recipe_text))
+        changed = [name for name in {**old, **new} if old.get(name) != new.get(name) and name not in MAY_CHANGE]
+        if changed:
+            lines = "\n".join(f"  {name}: begun with {old.get(name)}, got {new.get(name)}" for name in changed)
+            raise RunDirError(
+                f"{self.path}: was begun with another recipe:\n{lines}\n"
+                "give the old values, another run_dir, or --resume never (which moves this directory aside)"
+            )
+
+    def move_aside(self) -> Path | None:
+        """Rename the directory out of the way; None where there is nothing."""
+        if not self.path.exists():
+            return None
+        number = 1
+        while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
+            number += 1
+        os.replace(self.path, aside)
+        return aside
+
+    def begin(self, recipe_text: str, ds_config: Mapping[str, Any], world_size: int) -> None:
+        """Write what the run is made of."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        (self.path / "recipe.yaml").write_text(recipe_text)
+        (self.path / "ds_config.json").write_text(json.dumps(ds_config, indent=2) + "\n")
+        (self.path / "environment.json").write_text(json.dumps(_environment(world_size), indent=2) + "\n")
+
+    def write_summary(self, stage: str, state: TrainState) -> dict[str, Any]:
+        """`loss_first` and `loss_last` are means over the first and the last ten steps."""
+        summary = {
+            "stage": stage,
+            "steps": state.step,
+            "seconds": round(state.seconds, 2),
+            "loss_first": sum(state.first) / max(len(state.first), 1),
+            "loss_last": sum(state.last) / max(len(state.last), 1),
+            "samples_per_s": round(state.samples / max(state.seconds, 1e-9), 3),
+        }
+        (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        return summary
+
+
+def write_model(stage: Stage, engine: Engine, ranks: Ranks, directory: Path) -> None:
+    """Gather the stage's stock model parameter by parameter and write it whole or not at all; called on all ranks."""
+    model = stage.exported()
+    state = engine.state_dict(model, keep=ranks.is_main)
+    partial = directory.with_name(directory.name + ".partial")
+
+    def write() -> None:
+        shutil.rmtree(partial, ignore_errors=True)
+        save_model(model, partial, state=state)
+        stage.save_extras(partial)
+        shutil.rmtree(directory, ignore_errors=True)
+        os.replace(partial, directory)
+
+    ranks.on_main(write)
+
+
+def _environment(world_size: int) -> dict[str, Any]:
+    packages = ("torch", "deepspeed", "transformers", "safetensors", "numpy")
+    return {
+        "command": sys.argv,
+        "world_size": world_size,
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def _flat(tree: Any, place: str = "") -> dict[str, Any]:
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else None
+    if items is None:
+        return {place: tree}
+    return {n: v for name, item in items for n, v in _flat(item, f"{place}.{name}".lstrip(".")).items()}

@@ -1,0 +1,40 @@
+"""Stage 1: a vision tower, a language model and a tokenizer in; only the fresh projector between them is trained."""
+
+import torch
+
+from data_shards.chat import IMAGE_TOKEN
+from models.vlm import join_vlm
+from trainer.recipe import Recipe
+from trainer.stages.sources import language_from, tokenizer_from, vision_from
+from trainer.stages.vlm import VlmStage
+
+
+class AlignStage(VlmStage):
+    """The projector learns to speak the language model's language; both sides are frozen and in evaluation mode."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Join the parts.
+
+        Raises:
+            StageError: a part that is missing, or parts that do not fit together.
+        """
+        generator = torch.Generator().manual_seed(recipe.seed)
+        init = recipe.model
+        assert init.vision, "load_recipe checks what a stage needs"
+        assert init.language, "load_recipe checks what a stage needs"
+        assert init.tokenizer, "load_recipe checks what a stage needs"
+        tokenizer = tokenizer_from("model.tokenizer", init.tokenizer)
+        vlm = join_vlm(
+            vision_from("model.vision", init.vision, generator),
+            language_from("model.language", init.language, len(tokenizer), generator),
+            image_token_id=int(tokenizer.get_vocab()[IMAGE_TOKEN]),
+            generator=generator,
+            projector=init.projector,
+        )
+        vlm.requires_grad_(False)
+        vlm.model.multi_modal_projector.requires_grad_(True)
+        super().__init__(recipe, vlm, tokenizer)
+
+    def train_mode(self) -> None:
+        self.model.eval()
+        self.vlm.model.multi_modal_projector.train()

@@ -1,0 +1,116 @@
+"""What a stage is: which model is trained, on what loss, with which parameters; it never steps, logs or saves."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from data_shards.collate import Batch
+from data_shards.loader import TextSettings
+from trainer.dist import Ranks
+from trainer.optim import ParamGroup, parameter_groups
+from trainer.recipe import Recipe
+
+Forward = Callable[..., Any]
+"""The engine, or a bare model: called like the model's forward."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOut:
+    """Loss of one micro batch.
+
+    Attributes:
+        total: scalar sum over the micro batch, with graph; divided by the weight of all of the step it is the mean.
+        metrics: name to (sum, weight), for exact means over steps and ranks.
+        predicted: int64 [M], the likeliest token at each label, where the stage has any.
+    """
+
+    total: torch.Tensor
+    metrics: Mapping[str, tuple[torch.Tensor, torch.Tensor | float]] = field(default_factory=dict)
+    predicted: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """For TensorBoard: an image, uint8 [H, W, 3] in RGB, and its text."""
+
+    name: str
+    image: np.ndarray
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What a stage may use before its first step.
+
+    Attributes:
+        ranks: all of this run.
+        device: where models compute.
+        run_dir: shared by all ranks.
+        first_batches: a fresh iterator over the first packs of the plan, the same on every rank.
+    """
+
+    ranks: Ranks
+    device: torch.device
+    run_dir: Path
+    first_batches: Callable[[], Iterable[Batch]]
+
+
+class Stage(ABC):
+    """One stage of training.
+
+    Attributes:
+        recipe: of this run.
+        model: what the engine wraps.
+        text: how questions become tokens; None for stages on images only.
+        modules: prefix of parameter names to module name, for learning rates and the table.
+    """
+
+    modules: ClassVar[Mapping[str, str]]
+
+    def __init__(self, recipe: Recipe, model: nn.Module, text: TextSettings | None) -> None:
+        self.recipe = recipe
+        self.model = model
+        self.text = text
+
+    @abstractmethod
+    def weight(self, batch: Batch) -> float:
+        """Weight of a micro batch in the mean, known without a forward pass."""
+
+    @abstractmethod
+    def loss(self, forward: Forward, batch: Batch, device: torch.device) -> LossOut:
+        """Loss of a micro batch that comes from the loader, on the CPU."""
+
+    @abstractmethod
+    def metric_names(self) -> tuple[str, ...]:
+        """Every metric `loss` can give."""
+
+    @abstractmethod
+    def exported(self) -> PreTrainedModel:
+        """The stock model, part of `model`, that is written to `RUN_DIR/model` at the end; training is over then."""
+
+    def parameter_groups(self) -> list[ParamGroup]:
+        """What is trained, with rates and decay; to be asked before the engine partitions the model."""
+        return parameter_groups(self.model.named_parameters(), self.modules, self.recipe.optim)
+
+    def train_mode(self) -> None:
+        """Trained modules to training mode; frozen ones to evaluation mode."""
+        self.model.train()
+
+    @abstractmethod
+    def prepare(self, preparation: Preparation) -> None:
+        """Work that needs data or the device, after the engine is made and before the first step."""
+
+    @abstractmethod
+    def save_extras(self, directory: Path) -> None:
+        """Files beside the model's weights, such as the tokenizer; called on the main rank."""
+
+    def picture(self, batch: Batch, out: LossOut) -> Picture | None:
+        """What to show of a micro batch, if anything."""
+        return None

@@ -1,0 +1,78 @@
+"""Names of presets and model directories in, models and tokenizers out; a missing one says which command makes it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from transformers import InternVLVisionModel, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from models.presets import TEXT_PRESETS, VISION_PRESETS, text_config, vision_config
+from models.vlm import build_language, build_vision, load_language, load_vision
+
+FORMER_STAGE: Mapping[str, str] = {"model.vision": "distill", "model.vlm": "align"}
+
+
+class StageError(ValueError):
+    """A stage that cannot start; the message names recipe field, got, and the command that helps."""
+
+
+def vision_from(field: str, name: str, generator: torch.Generator) -> InternVLVisionModel:
+    """A tower from a directory, or fresh from a preset.
+
+    Args:
+        field: recipe field, for messages.
+        name: directory or preset.
+        generator: of fresh weights.
+
+    Raises:
+        StageError: neither a preset nor a directory with a model.
+    """
+    if name in VISION_PRESETS:
+        return build_vision(vision_config(name), generator)
+    return load_vision(model_directory(field, name, VISION_PRESETS))
+
+
+def language_from(field: str, name: str, vocab_size: int, generator: torch.Generator) -> LlamaForCausalLM:
+    """A language model from a directory, or fresh from a preset with a vocabulary of `vocab_size`.
+
+    Raises:
+        StageError: as `vision_from`.
+    """
+    if name in TEXT_PRESETS:
+        return build_language(text_config(name, vocab_size=vocab_size), generator)
+    return load_language(model_directory(field, name, TEXT_PRESETS))
+
+
+def tokenizer_from(field: str, name: str) -> PreTrainedTokenizerFast:
+    """A fast tokenizer from a directory.
+
+    Raises:
+        StageError: no tokenizer.json there.
+    """
+    if not (Path(name) / "tokenizer.json").is_file():
+        raise StageError(f"{field}: got {name}, which holds no tokenizer.json; give the directory of a saved tokenizer")
+    return PreTrainedTokenizerFast.from_pretrained(name, local_files_only=True)
+
+
+def model_directory(field: str, name: str, presets: Mapping[str, object] | None = None) -> Path:
+    """The directory of a saved model.
+
+    Raises:
+        StageError: it holds no model; says which stage makes it, and how to start that.
+    """
+    path = Path(name)
+    if (path / "config.json").is_file():
+        return path
+    known = f" nor one of the presets {', '.join(presets)}" if presets else ""
+    message = f"{field}: got {name}, which is no directory with a saved model (no config.json){known}"
+    former = FORMER_STAGE.get(field)
+    if former is None:
+        raise StageError(f"{message}; give the directory that holds config.json and the weights")
+    run_dir = path.parent if path.name == "model" else path
+    command = (
+        f"deepspeed --num_gpus N trainer/run.py --ds_config DS_CONFIG.json --recipe A_{former.upper()}_RECIPE.yaml "
+        f"run_dir={run_dir}"
+    )
+    if (run_dir / "recipe.yaml").is_file():
+        message += f"; the {former} run in {run_dir} did not reach its end: start it again, it continues"
+    raise StageError(f"{message}; stage {former!r} writes it to RUN_DIR/model: {command}")

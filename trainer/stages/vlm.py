@@ -1,0 +1,156 @@
+"""What the stages on whole models share: packs in, cross-entropy of the answers out, and pictures of what was asked.
+
+Shape suffixes: M label tokens, V vocabulary, D datasets.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
+
+from data_shards.chat import ChatTemplate, chatml, internlm2_chat
+from data_shards.collate import Batch
+from data_shards.loader import TextSettings
+from models.attention import pack_layout
+from models.presets import image_tokens_per_tile
+from models.vision import normalise_tiles
+from models.vlm import PackedVLM
+from trainer.losses import cross_entropy_each
+from trainer.recipe import Recipe
+from trainer.stages.base import Forward, LossOut, Picture, Preparation, Stage
+from trainer.stages.picture import captioned_tiles
+from trainer.stages.sources import StageError
+
+
+class VlmStage(Stage):
+    """Training of a whole model, or part of it, on the answers of packed questions."""
+
+    modules: ClassVar[Mapping[str, str]] = {
+        "vlm.model.vision_tower.": "vision",
+        "vlm.model.multi_modal_projector.": "projector",
+        "vlm.model.language_model.": "language",
+        "vlm.lm_head.": "language",
+    }
+
+    def __init__(
+        self, recipe: Recipe, vlm: InternVLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        _check_fit(recipe, vlm, tokenizer)
+        tower = vlm.model.vision_tower.config
+        tokens_per_tile = image_tokens_per_tile(tower, vlm.config.downsample_ratio)
+        text = TextSettings(
+            tokenizer=tokenizer,
+            template=chat_template(recipe),
+            tokens_per_tile=tokens_per_tile,
+            loss_weight=recipe.loss_weight,
+        )
+        super().__init__(recipe, PackedVLM(vlm), text)
+        self.tokenizer = tokenizer
+        self._datasets = tuple(dataset.name for dataset in recipe.data.datasets)
+
+    @property
+    def vlm(self) -> InternVLForConditionalGeneration:
+        """The stock model inside."""
+        assert isinstance(self.model, PackedVLM)
+        return self.model.vlm
+
+    def weight(self, batch: Batch) -> float:
+        return float(batch.label_weights.double().sum())
+
+    def loss(self, forward: Forward, batch: Batch, device: torch.device) -> LossOut:
+        layout = pack_layout(batch.groups, batch.segment_ids).to(device)
+        dataset_M = self._dataset_of_labels(batch).to(device)
+        batch = batch.to(device, non_blocking=True)
+        logits_MV = forward(
+            batch.input_ids,
+            batch.position_ids,
+            normalise_tiles(batch.tiles, self.vlm.dtype),
+            layout,
+            batch.label_positions,
+            batch.dummy_tile,
+        )
+        losses_M = cross_entropy_each(logits_MV, batch.label_targets) * batch.label_weights
+        predicted_M = logits_MV.detach().argmax(dim=-1)
+        hits = (predicted_M == batch.label_targets).sum()
+        zeros = losses_M.new_zeros(len(self._datasets))
+        sums_D = zeros.index_add(0, dataset_M, losses_M.detach())
+        weights_D = zeros.index_add(0, dataset_M, batch.label_weights)
+        metrics = {name: (sums_D[i], weights_D[i]) for i, name in enumerate(self._datasets)}
+        accuracy = {"accuracy/tokens": (hits.float(), float(len(predicted_M)))}
+        return LossOut(total=losses_M.sum(), metrics={**metrics, **accuracy}, predicted=predicted_M)
+
+    def metric_names(self) -> tuple[str, ...]:
+        return (*self._datasets, "accuracy/tokens")
+
+    def exported(self) -> InternVLForConditionalGeneration:
+        assert isinstance(self.model, PackedVLM)
+        return self.model.release()
+
+    def prepare(self, preparation: Preparation) -> None:
+        """Nothing: the model is all there is."""
+
+    def save_extras(self, directory: Path) -> None:
+        self.tokenizer.save_pretrained(directory)
+
+    def picture(self, batch: Batch, out: LossOut) -> Picture | None:
+        """The first frame of a pack and its first question; the answer is the likeliest token at each label, given the
+        reference before it."""
+        if batch.dummy_tile or out.predicted is None or not len(batch.label_targets):
+            return None
+        question = int(batch.label_questions[0])
+        labels = batch.label_questions == question
+        key, _ = batch.meta.question_refs[question]
+        lines = {
+            "question": self._question_text(batch, int(batch.label_positions[0]) + 1),
+            "answer": self._decode(out.predicted.cpu()[labels]),
+            "reference": self._decode(batch.label_targets[labels]),
+        }
+        assert self.text is not None
+        start, end = batch.groups[0]
+        image_tokens = int((batch.input_ids[start:end] == self.vlm.config.image_token_id).sum())
+        if not image_tokens:
+            return None
+        tiles = batch.tiles[: image_tokens // self.text.tokens_per_tile].numpy()
+        return Picture(
+            name=f"{batch.meta.datasets[question]}/question",
+            image=captioned_tiles(tiles, [f"{name}: {text}" for name, text in lines.items()]),
+            caption="\n\n".join([f"**frame**: {key}", *(f"**{name}**: {text}" for name, text in lines.items())]),
+        )
+
+    def _dataset_of_labels(self, batch: Batch) -> torch.Tensor:
+        """Index into the recipe's datasets of each label token."""
+        index = {name: i for i, name in enumerate(self._datasets)}
+        of_question = torch.tensor([index[name] for name in batch.meta.datasets], dtype=torch.int64)
+        return of_question[batch.label_questions.long()]
+
+    def _question_text(self, batch: Batch, first_label: int) -> str:
+        segments = batch.segment_ids[:first_label]
+        same = segments == segments[-1]
+        changes = (~same).nonzero()
+        start = int(changes[-1]) + 1 if len(changes) else 0
+        return self._decode(batch.input_ids[start:first_label]).removesuffix("assistant").strip()
+
+    def _decode(self, ids: torch.Tensor) -> str:
+        return str(self.tokenizer.decode(ids.tolist(), skip_special_tokens=True)).strip()
+
+
+def chat_template(recipe: Recipe) -> ChatTemplate:
+    """The recipe's chat template."""
+    make = {"internlm2-chat": internlm2_chat, "chatml": chatml}[recipe.data.template]
+    return make(system=recipe.data.system)
+
+
+def _check_fit(recipe: Recipe, vlm: InternVLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
+    side = list(vlm.model.vision_tower.config.image_size)
+    vocabulary = vlm.lm_head.out_features
+    if side != [recipe.data.view.tile_size] * 2:
+        raise StageError(
+            f"data.view.tile_size: got {recipe.data.view.tile_size}, expected {side[0]}, the tile of the vision tower"
+        )
+    if len(tokenizer) > vocabulary:
+        raise StageError(
+            f"model.tokenizer: got {len(tokenizer)} tokens, expected at most the language model's vocabulary of "
+            f"{vocabulary}; give the tokenizer the language model was trained with"
+        )

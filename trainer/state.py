@@ -1,0 +1,72 @@
+"""What a run remembers besides weights: where it is, what it has seen, and whether it was asked to stop."""
+
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+WINDOW = 10
+"""`loss_first` and `loss_last` of a summary are means over this many steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """Progress of a run; saved in every checkpoint.
+
+    Attributes:
+        step: optimiser steps done.
+        position: packs consumed by all ranks together, the place in the plan.
+        seconds: time spent in the loop, over all starts.
+        samples: frames seen.
+        first, last: losses of the first and of the newest `WINDOW` steps.
+    """
+
+    step: int = 0
+    position: int = 0
+    seconds: float = 0.0
+    samples: float = 0.0
+    first: tuple[float, ...] = ()
+    last: tuple[float, ...] = ()
+
+    def with_losses(self, losses: Sequence[float]) -> "TrainState":
+        """The state after further losses were read."""
+        first = (*self.first, *losses)[:WINDOW]
+        return replace(self, first=first, last=(*self.last, *losses)[-WINDOW:])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; floats survive JSON exactly."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "TrainState":
+        """The inverse of `to_json`."""
+        return cls(**{**record, "first": tuple(record["first"]), "last": tuple(record["last"])})
+
+
+class StopRequest:
+    """Set by a signal, read once a step."""
+
+    def __init__(self) -> None:
+        self.signal_name = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.signal_name)
+
+    def set(self, number: int, frame: object = None) -> None:
+        """The signal handler: remember, and let the step finish."""
+        self.signal_name = signal.Signals(number).name
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Within this context SIGINT, SIGTERM and SIGUSR1 ask for a stop instead of ending the process."""
+    request = StopRequest()
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    for number in former:
+        signal.signal(number, request.set)
+    try:
+        yield request
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -1,0 +1,116 @@
+"""Seeds in, models/tiny out: tokenizer, language model, and the teacher as a whole model, with a manifest.
+
+`make tiny-assets` takes hours on two cores. Parts that are there already are kept, so that it can be
+stopped and called again; `--anew` makes all of them again.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from data_shards.chat import internlm2_chat
+from models.vlm import save_model
+from trainer.demo import ROOT, TINY, run_command, train_stage
+from trainer.export import export
+from trainer.tiny.language import train_language, train_tokenizer
+from trainer.tiny.vision import render_named_tiles, train_teacher
+
+SEED = 7
+LANGUAGE_ROUNDS = ((3000, 2e-3), (1500, 1.5e-3), (700, 1.2e-3), (400, 1e-3))
+TEACHER_STEPS = 2600
+MAX_BYTES = 10_000_000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make what is missing of the tiny parts, then write the manifest."""
+    parser = argparse.ArgumentParser(prog="python -m trainer.tiny", description=__doc__)
+    parser.add_argument("--work-dir", type=Path, default=Path("runs/tiny"), help="data and runs (default: %(default)s)")
+    parser.add_argument("--anew", action="store_true", help="make every part again")
+    options = parser.parse_args(arguments)
+    work, out = ROOT / options.work_dir, ROOT / TINY
+    if options.anew:
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
+    make_language(out / "language")
+    make_tower(work / "tower")
+    make_teacher_vlm(work, out / "teacher-vlm")
+    write_manifest(out)
+    return 0
+
+
+def make_language(out: Path) -> None:
+    """The tokenizer and the language model."""
+    if (out / "config.json").exists():
+        return
+    tokenizer = train_tokenizer(out / "tokenizer.model", SEED)
+    model = train_language(tokenizer, internlm2_chat(), rounds=LANGUAGE_ROUNDS, seed=SEED, report=_reporter("language"))
+    tokenizer.save_pretrained(out)
+    save_model(model.half(), out)
+
+
+def make_tower(out: Path) -> None:
+    """The teacher tower, before it has seen a question."""
+    if (out / "config.json").exists():
+        return
+    tiles = render_named_tiles(SEED, num_scenes=3000, num_pictures=1200, image_width=400)
+    save_model(train_teacher(tiles, steps=TEACHER_STEPS, batch=64, seed=SEED, report=_reporter("tower")), out)
+
+
+def make_teacher_vlm(work: Path, out: Path) -> None:
+    """The teacher tower joined to the language model by the project's own stages."""
+    if (out / "config.json").exists():
+        return
+    data = work / "data"
+    make = [sys.executable, "-m", "data_shards", "synthetic", "--seed", str(SEED)]
+    driving = ["--scenes", "1500", "--frames-per-scene", "1", "--image-width", "400"]
+    run_command([*make, "--out", str(data / "driving" / "train"), *driving])
+    general = ["--family", "general", "--scenes", "300", "--frames-per-scene", "1", "--image-width", "224"]
+    run_command([*make, "--out", str(data / "general"), *general])
+    paths = [f"data.datasets.0.path={data / 'driving' / 'train'}", f"data.datasets.1.path={data / 'general'}"]
+    train_stage("align", [*paths, f"run_dir={work / 'align'}", f"model.vision={work / 'tower'}", "steps=200"])
+    aligned = f"model.vlm={work / 'align' / 'model'}"
+    train_stage("finetune", [*paths, f"run_dir={work / 'finetune'}", aligned, "steps=500"])
+    export(work / "finetune", out, dtype="float16")
+
+
+def write_manifest(out: Path) -> None:
+    """Checksums of every file, and how they were made.
+
+    Raises:
+        ValueError: the parts are larger than the repository should hold.
+    """
+    files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != "manifest.json")
+    total = sum(path.stat().st_size for path in files)
+    if total > MAX_BYTES:
+        raise ValueError(f"{out}: got {total} bytes, expected at most {MAX_BYTES}; make the tiny models smaller")
+    manifest = {
+        "script": "python -m trainer.tiny (make tiny-assets)",
+        "seed": SEED,
+        "language_rounds": LANGUAGE_ROUNDS,
+        "tower_steps": TEACHER_STEPS,
+        "torch": torch.__version__,
+        "sha256": {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+    }
+    (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _reporter(part: str) -> Callable[[int, float, float], None]:
+    started = time.monotonic()
+
+    def report(step: int, loss: float, right: float) -> None:
+        print(
+            f"{part}: step {step}, loss {loss:.3f}, right {right:.3f}, {time.monotonic() - started:.0f} s", flush=True
+        )
+
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main())
