@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -19,11 +20,15 @@ from data_shards.chat import internlm2_chat
 from models.vlm import save_model
 from trainer.demo import ROOT, TINY, run_command, train_stage
 from trainer.export import export
-from trainer.tiny.language import train_language, train_tokenizer
+from trainer.tiny.language import Round, train_language, train_tokenizer
 from trainer.tiny.vision import render_named_tiles, train_teacher
 
 SEED = 7
-LANGUAGE_ROUNDS = ((3000, 2e-3), (1500, 1.5e-3), (700, 1.2e-3), (400, 1e-3))
+LANGUAGE_ROUNDS = (
+    Round(steps=3000, peak=2e-3, listing_odds=0.2),
+    Round(steps=1200, peak=1.5e-3, listing_odds=2.0),
+    Round(steps=1400, peak=1.5e-3, listing_odds=8.0),
+)
 TEACHER_STEPS = 2600
 MAX_BYTES = 10_000_000
 
@@ -76,7 +81,7 @@ def make_teacher_vlm(work: Path, out: Path) -> None:
     paths = [f"data.datasets.0.path={data / 'driving' / 'train'}", f"data.datasets.1.path={data / 'general'}"]
     train_stage("align", [*paths, f"run_dir={work / 'align'}", f"model.vision={work / 'tower'}", "steps=200"])
     aligned = f"model.vlm={work / 'align' / 'model'}"
-    train_stage("finetune", [*paths, f"run_dir={work / 'finetune'}", aligned, "steps=500"])
+    train_stage("finetune", [*paths, f"run_dir={work / 'finetune'}", aligned, "steps=800"])
     export(work / "finetune", out, dtype="float16")
 
 
@@ -93,7 +98,7 @@ def write_manifest(out: Path) -> None:
     manifest = {
         "script": "python -m trainer.tiny (make tiny-assets)",
         "seed": SEED,
-        "language_rounds": LANGUAGE_ROUNDS,
+        "language_rounds": [asdict(one) for one in LANGUAGE_ROUNDS],
         "tower_steps": TEACHER_STEPS,
         "torch": torch.__version__,
         "sha256": {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},

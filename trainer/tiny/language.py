@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,21 @@ from trainer.tiny.texts import WordedPack, worded_frames, worded_pack
 VOCABULARY = 704
 
 
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One cosine of the language model's training.
+
+    Attributes:
+        steps: of 12 frames with 12 questions each.
+        peak: highest learning rate.
+        listing_odds: as for `worded_pack`; to read single cells comes before to list everything.
+    """
+
+    steps: int
+    peak: float
+    listing_odds: float
+
+
 def train_tokenizer(out: Path, seed: int) -> PreTrainedTokenizerFast:
     """Train the tokenizer on the questions, answers and words of 400 frames; `out` is the tokenizer.model to write."""
     lines = []
@@ -35,14 +51,14 @@ def train_language(
     tokenizer: PreTrainedTokenizerFast,
     template: ChatTemplate,
     *,
-    rounds: Sequence[tuple[int, float]],
+    rounds: Sequence[Round],
     seed: int,
     report: Callable[[int, float, float], None],
 ) -> LlamaForCausalLM:
     """Train the tiny language model to answer questions about pictures in words.
 
     Args:
-        rounds: steps and peak learning rate of each cosine; restarts shorten the plateau before reading is learnt.
+        rounds: one after the other; restarts shorten the plateau before reading is learnt.
         report: called every 50 steps with the step, the loss, and the share of label tokens predicted right.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -54,15 +70,16 @@ def train_language(
     model.set_attn_implementation(PACK_ATTENTION)
     frames, rng = worded_frames(seed + 1, general_share=0.15), np.random.default_rng(seed)
     image_token = int(tokenizer.vocab[IMAGE_TOKEN])
-    for steps, peak in rounds:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
-        for step in range(steps):
+    for now in rounds:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=now.peak, betas=(0.9, 0.98), weight_decay=0.05)
+        for step in range(now.steps):
             for group in optimizer.param_groups:
-                group["lr"] = peak * learning_rate_factor(step, steps)
-            pack = worded_pack(list(itertools.islice(frames, 12)), tokenizer, template, rng, questions_per_frame=12)
+                group["lr"] = now.peak * learning_rate_factor(step, now.steps)
+            chosen = list(itertools.islice(frames, 12))
+            pack = worded_pack(chosen, tokenizer, template, rng, questions_per_frame=12, listing_odds=now.listing_odds)
             logits = language_logits(model, pack, image_token, generator)
             loss = _train_on(model, optimizer, logits, pack)
-            if step % 50 == 0 or step == steps - 1:
+            if step % 50 == 0 or step == now.steps - 1:
                 right = (logits.argmax(-1) == pack.batch.label_targets).float().mean()
                 report(step, loss, right.item())
     model.set_attn_implementation(stock_attention)

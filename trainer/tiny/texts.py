@@ -24,6 +24,9 @@ from data_shards.sources.synthetic.world import make_scene
 GRID = 4
 """Image tokens on each side of a tile of the tiny models."""
 
+LISTING_LENGTH = 100
+"""Answers of more characters list the objects of a scene."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WordedFrame:
@@ -78,16 +81,21 @@ def worded_pack(
     tokenizer: PreTrainedTokenizerFast,
     template: ChatTemplate,
     rng: np.random.Generator,
+    *,
     questions_per_frame: int,
+    listing_odds: float,
 ) -> WordedPack:
     """Some questions of each frame as one shared-prefix pack; a word's ids are those it has inside a sentence.
 
     Yes, no and the letters of a choice are drawn more often than other answers, since to compare what is asked with
-    what is shown is learnt last.
+    what is shown is learnt late.
+
+    Args:
+        listing_odds: how often answers that list objects are drawn; other answers have odds of 1.
     """
     parts = []
     for worded in frames:
-        odds = np.array([_odds(question.answer) for question in worded.frame.questions])
+        odds = np.array([_odds(question.answer, listing_odds) for question in worded.frame.questions])
         size = min(questions_per_frame, len(odds))
         chosen = rng.choice(len(odds), size=size, replace=False, p=odds / odds.sum()).tolist()
         tokens_per_image = [GRID * GRID] * len(worded.frame.images)
@@ -102,9 +110,9 @@ def worded_pack(
     )
 
 
-def _odds(answer: str) -> float:
+def _odds(answer: str, listing_odds: float) -> float:
     if answer in ("Yes.", "No."):
         return 2.0
     if answer in LETTERS:
         return 4.0
-    return 1.0
+    return listing_odds if len(answer) > LISTING_LENGTH else 1.0

@@ -42,7 +42,9 @@ def test_the_parts_hold_at_most_ten_megabytes():
 
 def test_every_image_token_has_its_words(tokenizer):
     frames = list(itertools.islice(worded_frames(3, general_share=0.5), 6))
-    pack = worded_pack(frames, tokenizer, internlm2_chat(), np.random.default_rng(0), questions_per_frame=3)
+    pack = worded_pack(
+        frames, tokenizer, internlm2_chat(), np.random.default_rng(0), questions_per_frame=3, listing_odds=1.0
+    )
     image_tokens = int((pack.batch.input_ids == tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)).sum())
     assert len(pack.bag_starts) == image_tokens == sum(len(frame.words) for frame in frames)
     assert all(len(frame.words) == GRID * GRID * len(frame.frame.images) for frame in frames)
@@ -54,7 +56,9 @@ def test_the_language_model_answers_from_pictures_in_words(tokenizer):
     register_pack_attention()
     model.set_attn_implementation(PACK_ATTENTION)
     frames = list(itertools.islice(worded_frames(4, general_share=0.0), 12))
-    pack = worded_pack(frames, tokenizer, internlm2_chat(), np.random.default_rng(0), questions_per_frame=1000)
+    pack = worded_pack(
+        frames, tokenizer, internlm2_chat(), np.random.default_rng(0), questions_per_frame=1000, listing_odds=1.0
+    )
     with torch.no_grad():
         logits = language_logits(model, pack, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
     right = logits.argmax(-1) == pack.batch.label_targets
