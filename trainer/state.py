@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import psutil
+
 WINDOW = 10
 """`loss_first` and `loss_last` of a summary are means over this many steps."""
 
@@ -44,14 +46,27 @@ class TrainState:
         return cls(**{**record, "first": tuple(record["first"]), "last": tuple(record["last"])})
 
 
-class StopRequest:
-    """Set by a signal, read once a step."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
-    def __init__(self) -> None:
+
+class StopRequest:
+    """Set by a signal, or by the end of the command that started the ranks; read once a step."""
+
+    def __init__(self, command: psutil.Process | None = None) -> None:
         self.signal_name = ""
+        self._command = command
 
     def __bool__(self) -> bool:
-        return bool(self.signal_name)
+        return bool(self.reason)
+
+    @property
+    def reason(self) -> str:
+        """Why to stop; empty for no reason."""
+        if self.signal_name:
+            return f"on {self.signal_name}"
+        if self._command is not None and not self._command.is_running():
+            return "since the deepspeed command that started it is gone"
+        return ""
 
     def set(self, number: int, frame: object = None) -> None:
         """The signal handler: remember, and let the step finish."""
@@ -60,9 +75,9 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within this context SIGINT, SIGTERM and SIGUSR1 ask for a stop instead of ending the process."""
-    request = StopRequest()
-    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    """Within this context `STOP_SIGNALS`, and the end of the `deepspeed` command, ask for a stop after the step."""
+    request = StopRequest(deepspeed_command())
+    former = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     for number in former:
         signal.signal(number, request.set)
     try:
@@ -70,3 +85,14 @@ def stop_on_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+def deepspeed_command() -> psutil.Process | None:
+    """The `deepspeed` command above this rank, if one started it.
+
+    It passes on no signal that is sent to it alone: its launcher and the ranks would train on without it.
+    """
+    launcher = psutil.Process().parent()
+    if launcher is None or "deepspeed.launcher.launch" not in launcher.cmdline():
+        return None
+    return launcher.parent()

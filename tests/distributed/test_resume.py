@@ -11,7 +11,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from tests.helpers.dist import TIMEOUT_S, losses, start_ranks, train, wait_ranks
+from tests.helpers.dist import TIMEOUT_S, launcher, losses, start_ranks, train, wait_ranks
 from tests.helpers.stages import write_recipe
 
 pytestmark = pytest.mark.distributed
@@ -80,10 +80,7 @@ def _copy_base(straight: Path, to: Path) -> Path:
 def _interrupt(run_dir: Path, recipe: Path, stop: Callable[[list[subprocess.Popen]], None]) -> str:
     """Start, wait for the first logged step, stop; both ranks have to save and exit with 75."""
     ranks = start_ranks(["--recipe", str(recipe)])
-    deadline = time.monotonic() + TIMEOUT_S
-    while not (run_dir / "metrics.jsonl").is_file() or not losses(run_dir):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    _wait_until(lambda: (run_dir / "metrics.jsonl").is_file() and bool(losses(run_dir)))
     stop(ranks)
     statuses, output = wait_ranks(ranks)
     assert statuses == [75, 75], output
@@ -112,3 +109,22 @@ def test_terminating_a_rank_with_its_data_workers_still_saves(world):
             one.terminate()
 
     assert "stopped on a signal" in _interrupt(run_dir, recipe, terminate)
+
+
+def test_ranks_whose_deepspeed_command_was_killed_save_and_stop(world):
+    run_dir = world / "orphaned"
+    recipe = _recipe(world, run_dir, checkpoint_every=0, steps=4000)
+    with launcher(["--recipe", str(recipe)]) as command:
+        _wait_until(lambda: (run_dir / "metrics.jsonl").is_file() and bool(losses(run_dir)))
+        started = psutil.Process(command.pid).children(recursive=True)
+        command.kill()
+    _, alive = psutil.wait_procs(started, timeout=TIMEOUT_S)
+    assert not alive
+    assert list((run_dir / "checkpoints").glob("step-*/manifest.txt"))
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -67,16 +67,22 @@ def train(arguments: Sequence[str], world: int = 2) -> str:
 
 def launch(arguments: Sequence[str], world: int = 2) -> subprocess.CompletedProcess:
     """The command a user types: the deepspeed launcher with two ranks, no environment set."""
+    with launcher(arguments, world) as process:
+        stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def launcher(arguments: Sequence[str], world: int = 2) -> subprocess.Popen:
+    """The same command, started and not waited for."""
     deepspeed = Path(sys.executable).with_name("deepspeed")
     command = [str(deepspeed), "--num_gpus", str(world), "--master_port", str(free_port()), "trainer/run.py"]
-    return subprocess.run(
+    return subprocess.Popen(
         [*command, "--ds_config", str(CPU_ZERO3), *arguments],
         cwd=ROOT,
         env=_environment(),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=TIMEOUT_S,
-        check=False,
     )
 
 

@@ -3,10 +3,12 @@
 import json
 import os
 import signal
+import subprocess
 
+import psutil
 import pytest
 
-from trainer.state import TrainState, stop_on_signals
+from trainer.state import StopRequest, TrainState, deepspeed_command, stop_on_signals
 
 
 def test_state_survives_json_exactly():
@@ -22,7 +24,7 @@ def test_first_and_last_losses_are_ten_each():
     assert state.last == tuple(map(float, range(14, 24)))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_signal_is_remembered_and_the_former_handler_comes_back(number):
     former = signal.getsignal(number)
     with stop_on_signals() as stop:
@@ -31,3 +33,17 @@ def test_signal_is_remembered_and_the_former_handler_comes_back(number):
         assert stop
         assert stop.signal_name == number.name
     assert signal.getsignal(number) is former
+
+
+def test_the_end_of_the_command_that_started_the_ranks_is_a_reason_to_stop():
+    with subprocess.Popen(["sleep", "60"]) as command:
+        stop = StopRequest(psutil.Process(command.pid))
+        assert not stop
+        command.kill()
+        command.wait()
+        assert stop
+        assert "deepspeed command" in stop.reason
+
+
+def test_a_process_that_deepspeed_did_not_start_watches_no_command():
+    assert deepspeed_command() is None
