@@ -1,4 +1,4 @@
-"""Command line in, shards or what they hold out: `python -m data_shards drivelm|synthetic|index|inspect|references`."""
+"""Command line in, shards or what they hold out: `python -m data_shards drivelm|conversations|synthetic|index|...`."""
 
 import sys
 

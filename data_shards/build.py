@@ -1,13 +1,14 @@
 """A plan of shards in, a finished shard directory out: whole shards written by several processes, restartable."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,12 +16,13 @@ from tqdm import tqdm
 
 from data_shards.atomic import TEMPORARY_SUFFIX
 from data_shards.dataset_file import DATASET_FILE, DatasetInfo, read_dataset_file, write_dataset_file
-from data_shards.entries import ShardError
+from data_shards.entries import LeftOut, ShardError
 from data_shards.index import shard_is_whole
 from data_shards.schema import RawFrame
-from data_shards.write import finish_dataset, shard_name, write_shard
+from data_shards.write import finish_dataset, rows_left_out, shard_name, write_shard
 
 _POLL_SECONDS = 0.2
+_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +31,13 @@ class ShardJob:
 
     Attributes:
         number: of the shard within its dataset.
-        num_frames: frames that `make_frames` yields.
-        make_frames: makes the shard's frames; pickled to a worker process.
+        num_frames: frames that `make_frames` yields, those left out included.
+        make_frames: makes the shard's frames, and says of those it cannot make why; sent to a worker process.
     """
 
     number: int
     num_frames: int
-    make_frames: Callable[[], Iterator[RawFrame]]
+    make_frames: Callable[[], Iterator[RawFrame | LeftOut]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,7 @@ class DatasetJob:
         source, licence: for `dataset.json`.
         build: the arguments that decide which frames there are; a restart with others is refused.
         shards: in order.
+        max_left_out: rows that may be left out; one more and the dataset is not finished.
     """
 
     out_dir: Path
@@ -54,6 +57,7 @@ class DatasetJob:
     licence: str
     build: Mapping[str, Any]
     shards: Sequence[ShardJob]
+    max_left_out: int = 0
 
 
 class _Progress(Protocol):
@@ -74,7 +78,7 @@ def build_dataset(job: DatasetJob, *, workers: int = 1, show_progress: bool = Tr
 
     Raises:
         ShardError: the directory holds shards made from another source or with other arguments, or files that are no
-            shards.
+            shards, or more rows are left out than may be.
         KeyboardInterrupt: passed on after the workers have stopped; whole shards stay.
     """
     prepare_directory(job)
@@ -89,6 +93,7 @@ def build_dataset(job: DatasetJob, *, workers: int = 1, show_progress: bool = Tr
         else:
             for shard in todo:
                 write_shard(_counted(shard, bar.update), job.out_dir / shard_name(shard.number))
+    _check_left_out(job)
     return finish_dataset(job.out_dir, source=job.source, licence=job.licence, build=dict(job.build))
 
 
@@ -119,6 +124,17 @@ def prepare_directory(job: DatasetJob) -> None:
         leftover.unlink()
 
 
+def _check_left_out(job: DatasetJob) -> None:
+    items = rows_left_out(job.out_dir)
+    num_rows = sum(len(item.lines) for item in items)
+    if num_rows > job.max_left_out:
+        listed = "".join(f"\n  {item}" for item in items[:_SHOWN])
+        raise ShardError(
+            f"{job.out_dir}: got {num_rows} rows that cannot be used, expected at most {job.max_left_out}; mend them, "
+            f"or allow more with --max-bad-fraction; the first are:{listed}"
+        )
+
+
 def _check_empty(directory: Path) -> None:
     found = sorted(path.name for path in directory.iterdir() if not path.name.endswith(TEMPORARY_SUFFIX))
     if found:
@@ -132,7 +148,7 @@ def _is_done(job: DatasetJob, shard: ShardJob) -> bool:
     return shard_is_whole(job.out_dir / shard_name(shard.number), shard.num_frames)
 
 
-def _counted(shard: ShardJob, add: Callable[[int], object]) -> Iterator[RawFrame]:
+def _counted(shard: ShardJob, add: Callable[[int], object]) -> Iterator[RawFrame | LeftOut]:
     for frame in shard.make_frames():
         yield frame
         add(1)
@@ -140,15 +156,30 @@ def _counted(shard: ShardJob, add: Callable[[int], object]) -> Iterator[RawFrame
 
 def _write_parallel(job: DatasetJob, todo: Sequence[ShardJob], workers: int, bar: tqdm) -> None:
     context = get_context("spawn")
-    # Ctrl-C reaches the whole process group: workers leave it to this process, which asks them to stop
-    ignore_interrupt = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    with context.Manager() as manager, ProcessPoolExecutor(workers, context, ignore_interrupt) as pool:
+    manager = SyncManager(ctx=context)
+    manager.start(_start_child)
+    with manager, ProcessPoolExecutor(workers, context, _start_child) as pool:
         progress, stop = manager.Queue(), manager.Event()
         tasks: set[Future[None]] = {
             pool.submit(_write_one, shard, job.out_dir / shard_name(shard.number), progress, stop) for shard in todo
         }
         with _stopping(pool, stop):
             _follow(tasks, progress, bar)
+
+
+def _start_child() -> None:
+    """Ctrl-C reaches the whole group: it is left to the parent, which asks its workers to stop. A killed parent cannot
+    ask, so workers end with it; otherwise they would wait for ever, or go on beside the run that follows.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 @contextmanager

@@ -76,12 +76,12 @@ class TokenSegments:
     Attributes:
         prefix: int32 [P], ends after the last `</img>`, or after the system turn where there is no image.
         segments: int32 [n_i] for each question, in the order asked for.
-        label_starts: index in each segment of the first token to be learnt (`n_i` where there is no answer).
+        label_spans: (start, end) in each segment of the tokens to be learnt: one span for every answer in it.
     """
 
     prefix: np.ndarray
     segments: tuple[np.ndarray, ...]
-    label_starts: tuple[int, ...]
+    label_spans: tuple[tuple[tuple[int, int], ...], ...]
 
 
 def tokenize_frame(
@@ -91,7 +91,8 @@ def tokenize_frame(
     template: ChatTemplate,
     question_ids: Sequence[int] | None = None,
 ) -> TokenSegments:
-    """Tokens of a frame with answers; what is learnt is the answer (whitespace around it removed) and `<|im_end|>`.
+    """Tokens of a frame with answers; what is learnt is every answer (whitespace around it removed) and its
+    `<|im_end|>`, also those of the earlier turns of a question's conversation.
 
     Args:
         tokens_per_image: image tokens of each image of the frame, or one number where all views share one canvas.
@@ -110,7 +111,7 @@ def tokenize_prompts(
     template: ChatTemplate,
     question_ids: Sequence[int] | None = None,
 ) -> TokenSegments:
-    """As `tokenize_frame`, without answers: each segment ends where the model begins to write."""
+    """As `tokenize_frame`, without last answers: a segment ends where the model begins to write; nothing is learnt."""
     return _tokenize(frame, tokens_per_image, tokenizer, template, question_ids, with_answers=False)
 
 
@@ -124,10 +125,14 @@ def prefix_text(frame: RawFrame, num_images: int, template: ChatTemplate) -> str
     return f"{template.opening()}{TURN_START}user\n" + "\n".join(views)
 
 
-def segment_texts(question: Question, template: ChatTemplate, *, after_image: bool) -> tuple[str, str]:
-    """Prompt part and learnt part of a question's segment."""
+def segment_texts(question: Question, template: ChatTemplate, *, after_image: bool) -> list[str]:
+    """A question's segment in pieces: prompt, answer, and for each further turn prompt and answer."""
+    pieces = []
     opening = "\n" if after_image else f"{TURN_START}user\n"
-    return opening + template.question(question.question), question.answer.strip() + STOP
+    for asked, answer in (*question.history, (question.question, question.answer)):
+        pieces += [opening + template.question(asked), answer.strip() + STOP]
+        opening = f"{template.turn_break}{TURN_START}user\n"
+    return pieces
 
 
 def _tokenize(
@@ -146,9 +151,12 @@ def _tokenize(
         repeats = np.ones(len(prefix), np.int64)
         repeats[prefix == tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)] = tokens_per_image
         prefix = np.repeat(prefix, repeats)
-    parts = [segment_texts(frame.questions[i], template, after_image=bool(len(tokens_per_image))) for i in chosen]
-    segments, starts = encode_segments(tokenizer, [(p, a if with_answers else "") for p, a in parts], where=frame.key)
-    return TokenSegments(prefix=prefix, segments=segments, label_starts=starts)
+    pieces = [segment_texts(frame.questions[i], template, after_image=bool(len(tokens_per_image))) for i in chosen]
+    if not with_answers:
+        segments, _ = encode_segments(tokenizer, [["".join(parts[:-1])] for parts in pieces], where=frame.key)
+        return TokenSegments(prefix=prefix, segments=segments, label_spans=((),) * len(segments))
+    segments, spans = encode_segments(tokenizer, pieces, where=frame.key)
+    return TokenSegments(prefix=prefix, segments=segments, label_spans=spans)
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> np.ndarray:
@@ -157,27 +165,33 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> np.ndarray:
 
 
 def encode_segments(
-    tokenizer: PreTrainedTokenizerFast, parts: Sequence[tuple[str, str]], *, where: str
-) -> tuple[tuple[np.ndarray, ...], tuple[int, ...]]:
-    """Tokens of prompt + answer, as they are behind a special token, and where the answer's tokens begin.
+    tokenizer: PreTrainedTokenizerFast, pieces: Sequence[Sequence[str]], *, where: str
+) -> tuple[tuple[np.ndarray, ...], tuple[tuple[tuple[int, int], ...], ...]]:
+    """Tokens of segments, as they are behind a special token, and the spans of their answers.
+
+    Args:
+        pieces: of each segment: prompt, answer, prompt, answer, ...
+        where: for messages.
 
     Raises:
         ChatError: a token that spans the border between prompt and answer.
     """
     # A special token in front and dropped again: behind it no tokenizer treats the segment as the start of a text.
-    texts = [IMAGE_END + prompt + answer for prompt, answer in parts]
-    segments, starts = [], []
-    for (prompt, answer), encoding in zip(
-        parts, tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False), strict=True
+    texts = [IMAGE_END + "".join(parts) for parts in pieces]
+    segments, spans = [], []
+    for parts, encoding in zip(
+        pieces, tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False), strict=True
     ):
-        border = len(IMAGE_END) + len(prompt)
+        borders = np.cumsum([len(IMAGE_END), *map(len, parts)])
         begins = [begin for begin, _ in encoding.offsets]
-        start = next((i for i, begin in enumerate(begins) if begin >= border), len(begins))
-        if answer and begins[start : start + 1] != [border]:
-            raise ChatError(f"{where}: answer {answer[:40]!r}: its first characters join the prompt's last token")
+        tokens = np.searchsorted(begins, borders)
+        for answer, border, token in zip(parts[1::2], borders[1::2], tokens[1::2], strict=False):
+            if begins[token : token + 1] != [border]:
+                raise ChatError(f"{where}: answer {answer[:40]!r}: its first characters join the prompt's last token")
         segments.append(np.asarray(encoding.ids[1:], dtype=np.int32))
-        starts.append(start - 1)
-    return tuple(segments), tuple(starts)
+        ends = (tokens - 1).tolist()
+        spans.append(tuple(zip(ends[1::2], ends[2::2], strict=False)))
+    return tuple(segments), tuple(spans)
 
 
 def _check(
@@ -192,7 +206,9 @@ def _check(
     for i in chosen:
         if not 0 <= i < len(frame.questions):
             raise ChatError(f"{frame.key}: got question {i}, expected 0 to {len(frame.questions) - 1}")
-        text = frame.questions[i].question + "\0" + frame.questions[i].answer
+        question = frame.questions[i]
+        turns = (*question.history, (question.question, question.answer))
+        text = "\0".join(part for turn in turns for part in turn)
         found = [token for token in specials if token in text]
         if found:
             raise ChatError(f"{frame.key}: question {i}: got the special token {found[0]} inside its text; remove it")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
@@ -9,14 +10,18 @@ from pathlib import Path
 
 from data_shards.atomic import write_atomically
 from data_shards.commands import SYNTHETIC_SOURCES, UsageError, write_drivelm, write_synthetic
+from data_shards.conversation_commands import write_conversations
+from data_shards.decode import ImageError
 from data_shards.entries import ShardError
 from data_shards.index import load_index, rebuild_index
+from data_shards.inspect_command import add_inspect
+from data_shards.lint import LintError
 from data_shards.read import BadSample, read_frame
 from data_shards.schema import SchemaError
 from data_shards.sources.drivelm import SelectionError, SourceError, references_json
-from data_shards.summary import summarise
 
 FAILURE, WRONG_USAGE, STOPPED = 1, 2, 75
+_MOST_PROCESSES = 16
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,14 +30,14 @@ def main(arguments: Sequence[str]) -> int:
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         command(options)
-    except (BadSample, OSError) as error:
+    except (BadSample, LintError, OSError) as error:
         print(f"failed: {error}", file=sys.stderr)
         return FAILURE
-    except (UsageError, ShardError, SchemaError, SourceError, SelectionError) as error:
+    except (UsageError, ShardError, SchemaError, SourceError, SelectionError, ImageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_USAGE
     except BrokenExecutor as error:
-        print(f"failed: a writing process died ({error}); was memory short? try --workers 1", file=sys.stderr)
+        print(f"failed: a writing process died ({error}); was memory short? try --processes 1", file=sys.stderr)
         return FAILURE
     except KeyboardInterrupt:
         print("stopped; whole shards are kept, and the same command goes on from there", file=sys.stderr)
@@ -45,13 +50,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_drivelm(commands.add_parser("drivelm", help="convert DriveLM annotations and nuScenes images"))
     _add_synthetic(commands.add_parser("synthetic", help="render the synthetic driving world"))
-    for name, command, what in (
-        ("index", _index, "index a directory of tars anew"),
-        ("inspect", _inspect, "print what a directory of shards holds"),
-    ):
-        reader = commands.add_parser(name, help=what)
-        reader.add_argument("directory", type=Path)
-        reader.set_defaults(command=command)
+    _add_conversations(
+        commands.add_parser("conversations", help="convert LLaVA, ShareGPT or InternVL rows, or third-party tars")
+    )
+    index = commands.add_parser("index", help="index a directory of tars anew")
+    index.add_argument("directory", type=Path)
+    index.set_defaults(command=_index)
+    add_inspect(commands.add_parser("inspect", help="check shards and show what they hold"))
     references = commands.add_parser(
         "references", help="write the tagged questions as DriveLM's test file, to score with"
     )
@@ -68,6 +73,7 @@ def _add_drivelm(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenes", type=_names, default=(), help="only these scenes, separated by commas")
     parser.add_argument("--skip-missing", action="store_true", help="leave out frames without all six images")
     parser.set_defaults(command=write_drivelm)
+    _add_view_size(parser)
     _add_writing(parser)
 
 
@@ -77,7 +83,34 @@ def _add_synthetic(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-width", type=_positive, default=1600, help="pixels, 16:9 (default: 1600)")
     parser.add_argument("--family", choices=tuple(SYNTHETIC_SOURCES), default="driving")
     parser.set_defaults(command=write_synthetic)
+    _add_view_size(parser)
     _add_writing(parser)
+
+
+def _add_conversations(parser: argparse.ArgumentParser) -> None:
+    rows = parser.add_mutually_exclusive_group(required=True)
+    rows.add_argument("--annotations", type=Path, help="JSONL file or JSON list of conversations")
+    rows.add_argument("--tars", type=Path, help="folder of webdataset tars of another form")
+    parser.add_argument("--images", type=Path, help="folder below which the image paths of the rows lie")
+    parser.add_argument("--image-field", type=_names, help="with --tars: suffixes of the images, such as jpg,png")
+    parser.add_argument("--text-field", default="json", help="with --tars: suffix of the text (default: json)")
+    parser.add_argument("--caption-key", help="with --tars: field of the JSON that holds a caption")
+    parser.add_argument("--question", default="Describe the image.", help="with --tars: asked where there is a caption")
+    parser.add_argument("--separate-turns", action="store_true", help="make each turn a question of its own")
+    parser.add_argument("--move-placeholders", action="store_true", help="show images first that stand inside a text")
+    parser.add_argument("--drop-system", action="store_true", help="leave system messages out")
+    parser.add_argument("--max-side", type=_positive, help="longest side of a stored image in pixels")
+    parser.add_argument("--max-bad-fraction", type=float, default=0.001, help="rows left out at most (default: 0.001)")
+    parser.add_argument("--source", help="name of the dataset (default: that of the file or folder)")
+    parser.add_argument("--licence", default="unknown", help="terms of use, kept in dataset.json")
+    parser.set_defaults(command=write_conversations)
+    _add_writing(parser)
+
+
+def _add_view_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--view-size", type=_size, help="store the camera views at this size, such as 896x448, as JPEGs of quality 95"
+    )
 
 
 def _add_writing(parser: argparse.ArgumentParser) -> None:
@@ -85,16 +118,20 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val-fraction", type=float, help="share of scenes for OUT/val; the others go to OUT/train")
     parser.add_argument("--seed", type=_seed, default=0, help="of the split, the options and the world (default: 0)")
     parser.add_argument("--samples-per-shard", type=_positive, default=200, help="frames a shard (default: 200)")
-    parser.add_argument("--workers", type=_positive, default=2, help="processes that write (default: 2)")
+    processes = min(_MOST_PROCESSES, len(os.sched_getaffinity(0)))
+    parser.add_argument(
+        "--processes",
+        "--workers",
+        dest="workers",
+        type=_positive,
+        default=processes,
+        help=f"that write; the shards do not depend on their number (default: {processes}, one a core)",
+    )
 
 
 def _index(options: argparse.Namespace) -> None:
     info = rebuild_index(options.directory)
     print(f"{options.directory}: {info.num_samples} samples in {len(info.shards)} shards")
-
-
-def _inspect(options: argparse.Namespace) -> None:
-    print(summarise(options.directory))
 
 
 def _references(options: argparse.Namespace) -> None:
@@ -114,6 +151,13 @@ def _seed(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"got {number}, expected at least 0")
     return number
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, cross, height = text.partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected <width>x<height> in pixels, such as 896x448")
+    return int(width), int(height)
 
 
 def _positive(text: str) -> int:

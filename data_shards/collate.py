@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from data_shards.pack import Pack
+from data_shards.quarantine import BadRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class BatchMeta:
         keys: of each group's frame.
         question_refs: (key, question index in its frame) of each question.
         kinds, datasets: of each question.
+        bad: frames of the pack that could not be used; the others stand where they would have stood.
     """
 
     keys: tuple[str, ...]
@@ -28,6 +30,7 @@ class BatchMeta:
     num_questions: int
     num_tokens: int
     num_tiles: int
+    bad: tuple[BadRecord, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,8 +86,8 @@ class StepCounts:
     tiles: int
 
 
-def to_tensors(pack: Pack) -> Batch:
-    """Turn a pack into a batch without copying its arrays."""
+def to_tensors(pack: Pack, bad: tuple[BadRecord, ...] = ()) -> Batch:
+    """Turn a pack into a batch without copying its arrays; `bad` are the frames it was to hold as well."""
     return Batch(
         input_ids=torch.from_numpy(pack.input_ids),
         position_ids=torch.from_numpy(pack.position_ids),
@@ -105,6 +108,7 @@ def to_tensors(pack: Pack) -> Batch:
             num_questions=len(pack.question_refs),
             num_tokens=len(pack.input_ids),
             num_tiles=0 if pack.dummy_tile else len(pack.tiles),
+            bad=bad,
         ),
     )
 

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from data_shards.build import DatasetJob, ShardJob, build_dataset, prepare_direc
 from data_shards.dataset_file import DATASET_FILE
 from data_shards.schema import RawFrame
 from data_shards.sources import drivelm
+from data_shards.views import resize_views
 
 _Item = TypeVar("_Item")
 
@@ -28,71 +30,79 @@ def write_drivelm(options: argparse.Namespace) -> None:
     key_frames = drivelm.load_key_frames(options.annotations, options.images, scenes=options.scenes)
     key_frames, skipped = drivelm.drop_missing(key_frames, options.images, skip_missing=options.skip_missing)
     build = {
+        "view_size": _listed(options.view_size),
         "form": options.form,
         "annotations_sha256": hashlib.sha256(options.annotations.read_bytes()).hexdigest(),
         "skipped_frames": skipped,
     }
     jobs = []
-    for out_dir, scenes in _splits(options, [key_frame.scene for key_frame in key_frames]):
+    for out_dir, scenes in splits(options, [key_frame.scene for key_frame in key_frames]):
         chosen = set(scenes)
         frames = [key_frame for key_frame in key_frames if key_frame.scene in chosen]
         shards = [
             ShardJob(
                 number=number,
                 num_frames=len(chunk),
-                make_frames=partial(_make_drivelm, tuple(chunk), options.form, options.seed),
+                make_frames=partial(_make_drivelm, tuple(chunk), options.form, options.seed, options.view_size),
             )
-            for number, chunk in enumerate(_chunks(frames, options.samples_per_shard))
+            for number, chunk in enumerate(chunks(frames, options.samples_per_shard))
         ]
-        jobs.append(_dataset_job(options, out_dir, drivelm.SOURCE, drivelm.LICENCE, scenes, build, shards))
+        jobs.append(dataset_job(options, out_dir, drivelm.SOURCE, drivelm.LICENCE, scenes, build, shards))
     if skipped:
         print(f"left out {skipped} frames without all six images", file=sys.stderr)
-    _build(jobs, options)
+    build_all(jobs, options)
 
 
-def _make_drivelm(key_frames: Sequence[drivelm.KeyFrame], form: drivelm.Form, seed: int) -> Iterator[RawFrame]:
-    return (drivelm.make_frame(key_frame, form=form, seed=seed) for key_frame in key_frames)
+def _make_drivelm(
+    key_frames: Sequence[drivelm.KeyFrame], form: drivelm.Form, seed: int, view_size: tuple[int, int] | None
+) -> Iterator[RawFrame]:
+    return resize_views((drivelm.make_frame(key_frame, form=form, seed=seed) for key_frame in key_frames), view_size)
 
 
 def write_synthetic(options: argparse.Namespace) -> None:
     """Render the synthetic world; raises what `build` raises, and UsageError."""
+    if options.view_size and options.family == "general":
+        raise UsageError("--view-size: got it with --family general, which has no camera views; use --image-width")
     build = {
+        "view_size": _listed(options.view_size),
         "family": options.family,
         "frames_per_scene": options.frames_per_scene,
         "image_width": options.image_width,
     }
+    make = partial(_make_synthetic, options.family, options.seed, build, options.view_size)
     jobs = []
-    for out_dir, scenes in _splits(options, [f"{number:08d}" for number in range(options.scenes)]):
-        chunks = _chunks(
-            [int(scene) for scene in scenes], max(1, options.samples_per_shard // options.frames_per_scene)
-        )
+    for out_dir, scenes in splits(options, [f"{number:08d}" for number in range(options.scenes)]):
+        groups = chunks([int(scene) for scene in scenes], max(1, options.samples_per_shard // options.frames_per_scene))
         shards = [
             ShardJob(
                 number=number,
                 num_frames=len(chunk) * options.frames_per_scene,
-                make_frames=partial(_make_synthetic, options.family, options.seed, tuple(chunk), build),
+                make_frames=partial(make, scenes=tuple(chunk)),
             )
-            for number, chunk in enumerate(chunks)
+            for number, chunk in enumerate(groups)
         ]
         source = SYNTHETIC_SOURCES[options.family]
-        jobs.append(_dataset_job(options, out_dir, source, _SYNTHETIC_LICENCE, scenes, build, shards))
-    _build(jobs, options)
+        jobs.append(dataset_job(options, out_dir, source, _SYNTHETIC_LICENCE, scenes, build, shards))
+    build_all(jobs, options)
 
 
-def _make_synthetic(family: str, seed: int, scenes: Sequence[int], build: Mapping[str, Any]) -> Iterator[RawFrame]:
+def _make_synthetic(
+    family: str, seed: int, build: Mapping[str, Any], view_size: tuple[int, int] | None, *, scenes: Sequence[int]
+) -> Iterator[RawFrame]:
     from data_shards.sources.synthetic import driving_frames, general_frames
 
     make = {"driving": driving_frames, "general": general_frames}[family]
+    sizes = {"frames_per_scene": build["frames_per_scene"], "image_width": build["image_width"]}
     for scene in scenes:
-        yield from make(
-            seed=seed,
-            scenes=range(scene, scene + 1),
-            frames_per_scene=build["frames_per_scene"],
-            image_width=build["image_width"],
-        )
+        yield from resize_views(make(seed=seed, scenes=range(scene, scene + 1), **sizes), view_size)
 
 
-def _splits(options: argparse.Namespace, scenes: Sequence[str]) -> list[tuple[Path, list[str]]]:
+def _listed(size: tuple[int, int] | None) -> list[int] | None:
+    return None if size is None else list(size)
+
+
+def splits(options: argparse.Namespace, scenes: Sequence[str]) -> list[tuple[Path, list[str]]]:
+    """The directories to write and the scenes of each; raises UsageError, SelectionError."""
     out: Path = options.out
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out: got {out}, which is a file, expected a directory; name another path")
@@ -107,7 +117,7 @@ def _splits(options: argparse.Namespace, scenes: Sequence[str]) -> list[tuple[Pa
     return [(out / "train", train), (out / "val", val)]
 
 
-def _dataset_job(
+def dataset_job(
     options: argparse.Namespace,
     out_dir: Path,
     source: str,
@@ -116,6 +126,7 @@ def _dataset_job(
     build: Mapping[str, Any],
     shards: Sequence[ShardJob],
 ) -> DatasetJob:
+    """A job with the arguments that all sources have in its `build`."""
     common = {
         "seed": options.seed,
         "val_fraction": options.val_fraction,
@@ -126,16 +137,19 @@ def _dataset_job(
     return DatasetJob(out_dir=out_dir, source=source, licence=licence, build={**build, **common}, shards=shards)
 
 
-def _build(jobs: Sequence[DatasetJob], options: argparse.Namespace) -> None:
+def build_all(jobs: Sequence[DatasetJob], options: argparse.Namespace, *, max_left_out: int = 0) -> None:
+    """Write datasets one after the other, which may leave out `max_left_out` rows in all; raises what `build` does."""
     for job in jobs:
         prepare_directory(job)
     for job in jobs:
-        info = build_dataset(job, workers=options.workers)
+        info = build_dataset(replace(job, max_left_out=max_left_out), workers=options.workers)
+        max_left_out -= info.left_out
         print(
             f"{job.out_dir}: {info.num_samples} samples, {info.num_questions} questions, "
             f"{len(info.shards)} shards, {info.num_bytes:,} bytes"
         )
 
 
-def _chunks(items: Sequence[_Item], size: int) -> list[Sequence[_Item]]:
+def chunks(items: Sequence[_Item], size: int) -> list[Sequence[_Item]]:
+    """Items in groups of `size`, the last one smaller."""
     return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,4 +1,7 @@
-"""`dataset.json` of a shard directory: where the frames come from, which shards there are, whether writing finished."""
+"""`dataset.json` of a shard directory: where the frames come from, which shards there are, whether writing finished.
+
+It begins with a checksum of its own bytes.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_shards.atomic import write_atomically
+from data_shards.checked_json import CHECKSUM_FIELD, dump_checked, load_checked
 from data_shards.entries import ShardError
 
 DATASET_FILE = "dataset.json"
@@ -14,12 +18,19 @@ DATASET_FILE = "dataset.json"
 
 @dataclass(frozen=True, kw_only=True)
 class ShardInfo:
-    """One shard of a dataset; `name` is the tar's file name, `bytes` its size."""
+    """One shard of a dataset.
+
+    Attributes:
+        name: the tar's file name.
+        samples, questions: counts.
+        bytes, sha256: size and checksum of the tar.
+    """
 
     name: str
     samples: int
     questions: int
     bytes: int
+    sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +43,7 @@ class DatasetInfo:
         shards: all shards in order; empty while writing goes on.
         complete: False from the beginning of writing to its end.
         build: the arguments that made the frames, so that a restart goes on with the same ones only.
+        left_out: rows of the source that could not be used.
     """
 
     source: str
@@ -39,6 +51,7 @@ class DatasetInfo:
     shards: tuple[ShardInfo, ...] = ()
     complete: bool = True
     build: Mapping[str, Any] = field(default_factory=dict)
+    left_out: int = 0
 
     @property
     def num_samples(self) -> int:
@@ -55,20 +68,20 @@ class DatasetInfo:
 
 def write_dataset_file(directory: Path, info: DatasetInfo) -> None:
     """Write `dataset.json`, whole or not at all."""
-    write_atomically(directory / DATASET_FILE, json.dumps(asdict(info), indent=1).encode())
+    write_atomically(directory / DATASET_FILE, dump_checked(asdict(info), indent=1))
 
 
 def read_dataset_file(directory: Path) -> DatasetInfo | None:
     """`dataset.json` of a directory, or None where there is none.
 
     Raises:
-        ShardError: the file does not parse or lacks a field.
+        ShardError: the file does not parse, was altered, or lacks a field.
     """
     path = directory / DATASET_FILE
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_bytes())
+        record = _parse(path.read_bytes())
         shards = tuple(ShardInfo(**shard) for shard in record.pop("shards"))
         info = DatasetInfo(shards=shards, **record)
         if any(not isinstance(shard.name, str) or Path(shard.name).name != shard.name for shard in shards):
@@ -78,6 +91,13 @@ def read_dataset_file(directory: Path) -> DatasetInfo | None:
             f"{path}: not a usable dataset file ({error}); remove it and run `python -m data_shards index {directory}`"
         ) from error
     return info
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    record = json.loads(data)
+    if isinstance(record, dict) and CHECKSUM_FIELD not in record and "left_out" not in record:
+        return record  # of before files had a checksum
+    return load_checked(data)[0]
 
 
 def dataset_shards(directory: Path) -> list[Path]:
@@ -109,7 +129,7 @@ def _no_shards(directory: Path) -> ShardError:
     what = "holds no *.tar" if directory.is_dir() else "does not exist"
     return ShardError(
         f"{directory}: the shard directory {what}; correct the path, or write shards with "
-        f"`python -m data_shards synthetic|drivelm --out {directory} ...`"
+        f"`python -m data_shards synthetic|drivelm|conversations --out {directory} ...`"
     )
 
 

@@ -8,7 +8,7 @@ class ShardError(ValueError):
     """A shard directory, a shard or an index that cannot be used; the message names the file and the fix."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MemberSpan:
     """Where a member's data lies in its tar.
 
@@ -23,7 +23,7 @@ class MemberSpan:
     sha256: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SampleEntry:
     """One frame of a shard.
 
@@ -42,3 +42,21 @@ class SampleEntry:
     num_questions: int
     num_images: int
     image_sizes: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """Rows of a source that cannot become a frame, and why.
+
+    Attributes:
+        lines: lines of the annotation file (from 1), or places of samples in tars.
+        field, got, expected: what was wrong.
+    """
+
+    lines: tuple[int, ...]
+    field: str
+    got: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"line {self.lines[0]}: field {self.field!r}: got {self.got}, expected {self.expected}"

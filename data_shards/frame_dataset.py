@@ -1,21 +1,28 @@
-"""The plan of a pack comes in; its batch comes out: frames read, decoded, tiled, tokenised and packed."""
+"""The plan of a pack comes in; its batch comes out: frames read, decoded, tiled, tokenised and packed.
+
+A frame that cannot be used is left out and named; its pack keeps its place and its other frames."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import Dataset, get_worker_info
 from transformers import PreTrainedTokenizerFast
 
-from data_shards.chat import ChatError, ChatTemplate, TokenSegments, tokenize_frame
+from data_shards.chat import BEGIN, ChatError, ChatTemplate, TokenSegments, tokenize_frame
 from data_shards.collate import Batch, to_tensors
-from data_shards.decode import ImageError, decode_jpeg
+from data_shards.decode import ImageError
+from data_shards.entries import SampleEntry
 from data_shards.index import DatasetIndex
-from data_shards.pack import LossWeight, PartMeta, build_pack
+from data_shards.pack import LossWeight, Pack, PartMeta, build_pack, filler_pack
 from data_shards.plan import PackPlan, Visit
-from data_shards.read import BadSample, read_frame
+from data_shards.quarantine import BadRecord
+from data_shards.read import BadSample, read_frame, unknown_members
 from data_shards.schema import CAMERAS, RawFrame
-from data_shards.tiling import LayoutError, ViewLayout, tile_images, tiles_per_image
+from data_shards.slots import TileSlots
+from data_shards.storage import Unreachable
+from data_shards.tiling import LayoutError, ViewLayout, tile_jpegs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,43 +44,96 @@ class TextSettings:
     loss_weight: LossWeight = "token"
 
 
+@dataclass(frozen=True, kw_only=True)
+class SlottedBatch:
+    """A batch on its way from a worker: its tiles, of this shape, lie in a slot of shared memory."""
+
+    batch: Batch
+    slot: int
+    shape: tuple[int, ...]
+
+    def whole(self, slots: TileSlots) -> Batch:
+        """The batch with its tiles."""
+        return replace(self.batch, tiles=slots.tensor(self.slot, self.shape))
+
+
 class FrameDataset(Dataset):
     """Makes the batch of a PackPlan: read, decode, tile, tokenise, pack. Without `text`, tiles only."""
 
-    def __init__(self, sources: Sequence[FrameSource], layout: ViewLayout, text: TextSettings | None) -> None:
-        self.sources, self.layout, self.text = sources, layout, text
+    def __init__(
+        self,
+        sources: Sequence[FrameSource],
+        layout: ViewLayout,
+        text: TextSettings | None,
+        slots: TileSlots | None = None,
+    ) -> None:
+        """Set up; with `slots` a worker leaves the tiles there, where one is free."""
+        self.sources, self.layout, self.text, self.slots = sources, layout, text, slots
 
-    def __getitem__(self, plan: PackPlan) -> "Batch | BadSample":
-        """The batch, or the sample that spoilt it: raised in the reading process it keeps its shard and key."""
-        try:
-            parts = [self._part(visit) for visit in plan.visits]
-        except BadSample as bad:
-            return bad
-        return to_tensors(build_pack(parts, loss_weight=self.text.loss_weight if self.text else "token"))
+    def __getitem__(self, plan: PackPlan) -> "Batch | SlottedBatch | Unreachable":
+        """The batch; or why the store of its frames could not be read, which is no fault of theirs."""
+        parts, bad = [], []
+        for visit in plan.visits:
+            source = self.sources[visit.dataset]
+            try:
+                parts.append(self._part(source, visit))
+            except BadSample as error:
+                bad.append(BadRecord.of(error, source.name))
+            except Unreachable as error:
+                return error
+        place = _Place(self.slots)
+        pack = self._pack(parts, place)
+        if place.slot is None:
+            return to_tensors(pack, tuple(bad))
+        batch = replace(to_tensors(pack, tuple(bad)), tiles=torch.empty(0, dtype=torch.uint8))
+        return SlottedBatch(batch=batch, slot=place.slot, shape=pack.tiles.shape)
 
-    def _part(self, visit: Visit) -> tuple[TokenSegments, np.ndarray, PartMeta]:
-        source = self.sources[visit.dataset]
+    def _pack(self, parts: list[tuple[TokenSegments, np.ndarray, PartMeta]], place: "_Place") -> Pack:
+        if not parts:
+            token = self.text.tokenizer.get_vocab()[BEGIN] if self.text else None
+            return filler_pack(self.layout.tile_size, token)
+        return build_pack(parts, loss_weight=self.text.loss_weight if self.text else "token", allocate=place)
+
+    def _part(self, source: FrameSource, visit: Visit) -> tuple[TokenSegments, np.ndarray, PartMeta]:
+        entry = source.index.samples[visit.sample]
+        unknown = unknown_members(entry)
+        if unknown:
+            raise _bad(entry, f"member {unknown[0]!r}: got an unknown name, expected 'json' or an image of the schema")
         frame = read_frame(source.index, visit.sample)
+        missing = sorted(set(CAMERAS) - set(frame.images))
+        if self.layout.mode == "canvas" and 0 < len(missing) < len(CAMERAS):
+            raise _bad(entry, f"field 'images': {', '.join(missing)} missing, expected all six cameras for the canvas")
         try:
-            images = self._decode(frame)
-            tiles = tile_images(images, self.layout)
-            tokens = self._tokens(frame, [(image.shape[1], image.shape[0]) for image in images], visit.questions)
+            tiles, counts = tile_jpegs(frame.images, self.layout)
+            tokens = self._tokens(frame, counts, visit.questions)
         except (ImageError, LayoutError, ChatError) as error:
-            entry = source.index.samples[visit.sample]
-            offset = entry.members["json"].offset
-            raise BadSample(str(error), shard=entry.shard, offset=offset, key=entry.key) from error
+            raise _bad(entry, str(error)) from error
         kinds = tuple(frame.questions[q].kind for q in visit.questions)
         meta = PartMeta(key=frame.key, dataset=source.name, question_ids=visit.questions, kinds=kinds)
         return tokens, tiles, meta
 
-    def _decode(self, frame: RawFrame) -> list[np.ndarray]:
-        names = list(frame.images)
-        if self.layout.mode == "canvas" and set(names) == set(CAMERAS):
-            names = list(CAMERAS)
-        return [decode_jpeg(frame.images[name]) for name in names]
-
-    def _tokens(self, frame: RawFrame, sizes: list[tuple[int, int]], questions: tuple[int, ...]) -> TokenSegments:
+    def _tokens(self, frame: RawFrame, tiles_per_image: list[int], questions: tuple[int, ...]) -> TokenSegments:
         if self.text is None:
-            return TokenSegments(prefix=np.zeros(0, np.int32), segments=(), label_starts=())
-        per_image = [tiles * self.text.tokens_per_tile for tiles in tiles_per_image(sizes, self.layout)]
+            return TokenSegments(prefix=np.zeros(0, np.int32), segments=(), label_spans=())
+        per_image = [tiles * self.text.tokens_per_tile for tiles in tiles_per_image]
         return tokenize_frame(frame, per_image, self.text.tokenizer, self.text.template, questions)
+
+
+class _Place:
+    """Gives a slot of this worker where one is free, fresh memory elsewhere."""
+
+    def __init__(self, slots: TileSlots | None) -> None:
+        self._slots = slots
+        self.slot: int | None = None
+
+    def __call__(self, shape: tuple[int, ...]) -> np.ndarray:
+        worker = get_worker_info()
+        if self._slots is not None and worker is not None:
+            self.slot = self._slots.take(worker.id, int(np.prod(shape)))
+            if self.slot is not None:
+                return self._slots.array(self.slot, shape)
+        return np.empty(shape, np.uint8)
+
+
+def _bad(entry: SampleEntry, reason: str) -> BadSample:
+    return BadSample(reason, shard=entry.shard, offset=entry.members["json"].offset, key=entry.key)

@@ -1,47 +1,79 @@
 """A directory of tar shards in, its index out: where each member of each frame lies, and its checksum.
 
-A shard `NAME.tar` has `NAME.index.json` beside it; `dataset.json` names the shards of a directory.
+A shard `NAME.tar` has `NAME.index.json` beside it, with a checksum of its own and that of the tar; `dataset.json` names
+the shards of a directory.
 """
 
 import errno
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from data_shards.atomic import write_atomically
+from data_shards.checked_json import dump_checked, load_checked
 from data_shards.dataset_file import DatasetInfo, ShardInfo, dataset_shards, read_dataset_file, write_dataset_file
-from data_shards.entries import MemberSpan, SampleEntry, ShardError
+from data_shards.entries import LeftOut, MemberSpan, SampleEntry, ShardError
+from data_shards.samples import ShardPart, ShardSamples
 from data_shards.scan import index_shard
+from data_shards.shard_table import ShardTable, table_from_json, table_of, table_to_json
 
 __all__ = [
     "DatasetIndex",
     "MemberSpan",
     "SampleEntry",
     "ShardError",
+    "ShardIndex",
+    "check_unique",
     "index_path",
     "index_shard",
+    "key_hashes",
     "load_index",
     "read_index",
+    "read_shard_index",
     "rebuild_index",
     "shard_info",
     "shard_is_whole",
     "write_index",
 ]
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetIndex:
-    """All frames of a directory of shards, in shard order."""
+    """All frames of a directory of shards, in shard order; entries are made when they are asked for."""
 
     root: Path
-    samples: tuple[SampleEntry, ...]
+    samples: ShardSamples
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def num_questions(self) -> int:
+        """Of all frames."""
+        return self.samples.num_questions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardIndex:
+    """A shard's index file.
+
+    Attributes:
+        table: the frames.
+        num_bytes, tar_sha256: size and checksum of the tar.
+        left_out: rows of the source that were to be in this shard and could not be used.
+        sha256: checksum of the index itself.
+    """
+
+    table: ShardTable
+    num_bytes: int
+    tar_sha256: str
+    left_out: tuple[LeftOut, ...]
+    sha256: str
 
 
 def index_path(tar: Path) -> Path:
@@ -50,15 +82,35 @@ def index_path(tar: Path) -> Path:
 
 
 def load_index(directory: Path) -> DatasetIndex:
-    """Read the indexes of a directory; a tar that lacks one is indexed, and the index kept where it can be written.
+    """Check the indexes of a directory; a tar that lacks one is indexed, and the index kept where it can be written.
+
+    Every index is read once here and its checksum compared; only those of the shards in use stay in memory. The tars
+    themselves are not looked at: damage is found frame by frame when they are read.
 
     Raises:
         ShardError: a directory without tars, a listed shard that is missing, one that is not listed, an unfinished
-            dataset, an index that does not parse, a frame that occurs twice.
+            dataset, an index that does not parse, was altered or is of another tar, a frame that occurs twice.
     """
-    samples = [entry for tar in dataset_shards(directory) for entry in _read_or_make(tar)]
-    _check_unique(directory, samples)
-    return DatasetIndex(root=directory, samples=tuple(samples))
+    info = read_dataset_file(directory)
+    listed = {shard.name: shard for shard in info.shards} if info else {}
+    parts: list[ShardPart] = []
+    hashes: list[np.ndarray] = []
+    for tar in dataset_shards(directory):
+        index = _read_or_make(tar, listed.get(tar.name))
+        pinned = None if index_path(tar).is_file() else index.table
+        parts.append(
+            ShardPart(
+                tar=tar,
+                num_samples=len(index.table),
+                num_questions=int(index.table.num_questions.sum()),
+                index_sha256=index.sha256,
+                table=pinned,
+            )
+        )
+        hashes.append(key_hashes(index.table))
+    samples = ShardSamples(parts, _read_again)
+    check_unique(directory, hashes, lambda: map(samples.table, range(len(parts))))
+    return DatasetIndex(root=directory, samples=samples)
 
 
 def rebuild_index(directory: Path) -> DatasetInfo:
@@ -67,123 +119,172 @@ def rebuild_index(directory: Path) -> DatasetInfo:
     Raises:
         ShardError: no tars, a damaged tar, a frame that occurs twice.
     """
-    old = read_dataset_file(directory)
+    try:
+        old = read_dataset_file(directory)
+    except ShardError:
+        old = None  # it is what is made anew here
     tars = sorted(directory.glob("*.tar"))
-    if old is None or not tars:
+    if not tars:
         tars = dataset_shards(directory)
-    by_shard = [index_shard(tar) for tar in tars]
-    _check_unique(directory, [entry for entries in by_shard for entry in entries])
-    for tar, entries in zip(tars, by_shard, strict=True):
+    first: dict[str, str] = {}
+    shards = []
+    for tar in tars:
+        entries = index_shard(tar)
+        _add_unique(directory, first, ((entry.key, tar.name) for entry in entries))
         write_index(tar, entries)
+        shards.append(shard_info(tar))
     info = DatasetInfo(
         source=old.source if old else "unknown",
         licence=old.licence if old else "unknown",
-        shards=tuple(shard_info(tar, entries) for tar, entries in zip(tars, by_shard, strict=True)),
+        shards=tuple(shards),
         build=old.build if old else {},
+        left_out=old.left_out if old else 0,
     )
     write_dataset_file(directory, info)
     return info
 
 
-def shard_info(tar: Path, entries: Sequence[SampleEntry]) -> ShardInfo:
-    """A shard's line in `dataset.json`."""
-    questions = sum(entry.num_questions for entry in entries)
-    return ShardInfo(name=tar.name, samples=len(entries), questions=questions, bytes=tar.stat().st_size)
+def shard_info(tar: Path) -> ShardInfo:
+    """A shard's line in `dataset.json`, from its index.
+
+    Raises:
+        ShardError: as `read_index`.
+    """
+    index = read_shard_index(tar)
+    questions = int(index.table.num_questions.sum())
+    return ShardInfo(
+        name=tar.name,
+        samples=len(index.table),
+        questions=questions,
+        bytes=index.num_bytes,
+        sha256=index.tar_sha256,
+    )
 
 
-def write_index(tar: Path, entries: Sequence[SampleEntry]) -> Path:
+def write_index(tar: Path, entries: Sequence[SampleEntry], *, left_out: Sequence[LeftOut] = ()) -> Path:
     """Write a shard's index beside it, whole or not at all; returns its path."""
-    record = {
-        "version": INDEX_VERSION,
-        "shard": tar.name,
-        "bytes": tar.stat().st_size,
-        "samples": [_entry_to_json(entry) for entry in entries],
-    }
     path = index_path(tar)
-    write_atomically(path, json.dumps(record, separators=(",", ":")).encode())
+    write_atomically(path, _dump(tar, entries, left_out))
     return path
 
 
-def read_index(tar: Path) -> list[SampleEntry]:
-    """A shard's index, read back.
+def read_index(tar: Path) -> ShardTable:
+    """The frames of a shard, from its index.
 
     The tar itself is not looked at: damage is found frame by frame when it is read.
 
     Raises:
-        ShardError: the index does not parse, is of another version or of another shard.
+        ShardError: the index does not parse, was altered, is of another version or of another shard.
     """
-    return _parse_index(tar)[1]
+    return read_shard_index(tar).table
 
 
-def shard_is_whole(tar: Path, num_samples: int) -> bool:
-    """Whether a tar and its index are there, agree in size and hold `num_samples` frames."""
-    if not tar.is_file() or not index_path(tar).is_file():
-        return False
-    try:
-        size, entries = _parse_index(tar)
-    except ShardError:
-        return False
-    return size == tar.stat().st_size and len(entries) == num_samples
+def read_shard_index(tar: Path) -> ShardIndex:
+    """A shard's index file as a whole.
 
-
-def _parse_index(tar: Path) -> tuple[int, list[SampleEntry]]:
+    Raises:
+        ShardError: as `read_index`.
+    """
     path = index_path(tar)
     try:
-        record = json.loads(path.read_bytes())
-        got, expected = (record["version"], record["shard"]), (INDEX_VERSION, tar.name)
-        if got != expected:
-            raise ValueError(f"got version and shard {got}, expected {expected}")
-        return int(record["bytes"]), [_entry_from_json(tar.name, item) for item in record["samples"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return _parse(tar, path.read_bytes())
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ShardError(
             f"{path}: not a usable index ({error!r}); make it anew with `python -m data_shards index {tar.parent}`"
         ) from error
 
 
-def _read_or_make(tar: Path) -> list[SampleEntry]:
-    if index_path(tar).is_file():
-        return read_index(tar)
-    entries = index_shard(tar)
+def shard_is_whole(tar: Path, num_frames: int) -> bool:
+    """Whether a tar and its index are there, agree in size and hold `num_frames` frames, those left out included."""
+    if not tar.is_file() or not index_path(tar).is_file():
+        return False
     try:
-        write_index(tar, entries)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        # a shard that this user may only read is indexed again each time
-    return entries
+        index = read_shard_index(tar)
+    except ShardError:
+        return False
+    return index.num_bytes == tar.stat().st_size and len(index.table) + len(index.left_out) == num_frames
 
 
-def _check_unique(directory: Path, samples: Sequence[SampleEntry]) -> None:
-    first: dict[str, str] = {}
-    for entry in samples:
-        if entry.key in first:
-            raise ShardError(
-                f"{directory / entry.shard}: frame {entry.key} is also in {first[entry.key]}; keep one of the two"
-            )
-        first[entry.key] = entry.shard
+def key_hashes(table: ShardTable) -> np.ndarray:
+    """A hash of each key, int64 [S], the same within this process."""
+    return np.fromiter(map(hash, table.keys), np.int64, len(table))
 
 
-def _entry_to_json(entry: SampleEntry) -> dict[str, Any]:
-    return {
-        "key": entry.key,
-        "members": {suffix: [span.offset, span.size, span.sha256] for suffix, span in entry.members.items()},
-        "questions": entry.num_questions,
-        "image_sizes": [list(size) for size in entry.image_sizes],
+def check_unique(directory: Path, hashes: Sequence[np.ndarray], tables: Callable[[], Iterable[ShardTable]]) -> None:
+    """Refuse a key that occurs twice; tables are read only where two hashes are equal.
+
+    Args:
+        hashes: `key_hashes` of every shard.
+        tables: gives the tables of the shards again.
+
+    Raises:
+        ShardError: there is such a one.
+    """
+    values, counts = np.unique(np.concatenate(hashes), return_counts=True)
+    doubtful = set(values[counts > 1].tolist())
+    if doubtful:
+        pairs = ((key, table.shard) for table in tables() for key in table.keys if hash(key) in doubtful)
+        _add_unique(directory, {}, pairs)
+
+
+def _dump(tar: Path, entries: Sequence[SampleEntry], left_out: Sequence[LeftOut]) -> bytes:
+    with tar.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    record = {
+        "version": INDEX_VERSION,
+        "shard": tar.name,
+        "bytes": tar.stat().st_size,
+        "tar_sha256": digest,
+        "left_out": [asdict(item) for item in left_out],
+        **table_to_json(table_of(tar.name, entries)),
     }
+    return dump_checked(record)
 
 
-def _entry_from_json(shard: str, item: Any) -> SampleEntry:
-    members = {}
-    for suffix, (offset, size, digest) in item["members"].items():
-        if type(offset) is not int or type(size) is not int or min(offset, size) < 0 or not isinstance(digest, str):
-            raise ValueError(f"{item['key']}: {suffix}: got {[offset, size, digest]}, expected offset, size, sha256")
-        members[suffix] = MemberSpan(offset=offset, size=size, sha256=digest)
-    sizes = tuple((int(width), int(height)) for width, height in item["image_sizes"])
-    return SampleEntry(
-        key=str(item["key"]),
-        shard=shard,
-        members=members,
-        num_questions=int(item["questions"]),
-        num_images=len(sizes),
-        image_sizes=sizes,
+def _parse(tar: Path, data: bytes) -> ShardIndex:
+    record, sha256 = load_checked(data)
+    got, expected = (record["version"], record["shard"]), (INDEX_VERSION, tar.name)
+    if got != expected:
+        raise ValueError(f"got version and shard {got}, expected {expected}")
+    return ShardIndex(
+        table=table_from_json(tar.name, record),
+        num_bytes=int(record["bytes"]),
+        tar_sha256=str(record["tar_sha256"]),
+        left_out=tuple(LeftOut(**{**item, "lines": tuple(item["lines"])}) for item in record["left_out"]),
+        sha256=sha256,
     )
+
+
+def _read_or_make(tar: Path, listed: ShardInfo | None) -> ShardIndex:
+    path = index_path(tar)
+    if path.is_file() and not path.read_bytes()[:13].startswith(b'{"version":1,'):  # which had no checksum
+        index = read_shard_index(tar)
+    else:
+        data = _dump(tar, index_shard(tar), ())
+        try:
+            write_atomically(path, data)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            # a shard that this user may only read is indexed again each time
+        index = _parse(tar, data)
+    if listed is not None and listed.sha256 not in ("", index.tar_sha256):
+        raise ShardError(
+            f"{path}: the index is of a tar with checksum {index.tar_sha256[:16]}, expected {listed.sha256[:16]} of "
+            f"dataset.json; copy the shard again with its index, or run `python -m data_shards index {tar.parent}`"
+        )
+    return index
+
+
+def _read_again(part: ShardPart) -> ShardTable:
+    index = read_shard_index(part.tar)
+    if index.sha256 != part.index_sha256:
+        raise ShardError(f"{index_path(part.tar)}: the index was replaced while it was in use; start again")
+    return index.table
+
+
+def _add_unique(directory: Path, first: dict[str, str], pairs: Iterable[tuple[str, str]]) -> None:
+    for key, shard in pairs:
+        if key in first:
+            raise ShardError(f"{directory / shard}: frame {key} is also in {first[key]}; keep one of the two")
+        first[key] = shard

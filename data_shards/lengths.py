@@ -1,28 +1,31 @@
 """A dataset index, a tokenizer, a template and a layout come in; the token and tile counts of every sample come out.
 
-Counted in one pass over the JSON members, and kept beside each shard as `<shard>.lengths-<hash>.json`, the hash
+Counted in one pass over the JSON members, and kept beside each shard as `<shard>.lengths-<hash>.npz`, the hash
 covering everything the counts depend on."""
 
 import errno
 import hashlib
+import io
 import json
-from collections.abc import Sequence
+import zipfile
 from dataclasses import asdict
-from itertools import groupby
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from data_shards.atomic import write_atomically
 from data_shards.chat import ChatTemplate, tokenize_frame
 from data_shards.entries import SampleEntry
 from data_shards.index import DatasetIndex
-from data_shards.plan import SampleSize
+from data_shards.mixture import SampleSize, SizeTable
 from data_shards.read import BadSample, read_frame
+from data_shards.schema import image_name
 from data_shards.tiling import ViewLayout, tiles_per_image
 
-LENGTHS_VERSION = 1
+LENGTHS_VERSION = 2
+
+_COLUMNS = ("prefix", "tiles", "first", "tokens")
 
 
 def sample_sizes(
@@ -32,7 +35,7 @@ def sample_sizes(
     template: ChatTemplate,
     layout: ViewLayout,
     tokens_per_tile: int,
-) -> list[SampleSize]:
+) -> SizeTable:
     """Sizes of all samples of a dataset, in index order; shards counted before with the same settings are not read.
 
     Args:
@@ -59,61 +62,59 @@ def sample_sizes(
             prefix_tokens=len(tokens.prefix), question_tokens=tuple(map(len, tokens.segments)), tiles=sum(tiles)
         )
 
-    sizes: list[SampleSize] = []
-    for shard, group in groupby(index.samples, key=lambda entry: entry.shard):
-        entries = list(group)
-        path = (index.root / shard).with_suffix(f".lengths-{name}.json")
-        content = _content(entries)
-        known = _load(path, content, len(entries))
+    tables: list[SizeTable] = []
+    start = 0
+    for part in index.samples.parts:
+        path = part.tar.with_suffix(f".lengths-{name}.npz")
+        known = _load(path, part.index_sha256, part.num_samples)
         if known is None:
-            known = [count(len(sizes) + i) for i in range(len(entries))]
-            _store(path, content, known)
-        sizes += known
-    return sizes
+            known = SizeTable.of(count(start + i) for i in range(part.num_samples))
+            _store(path, part.index_sha256, known)
+        tables.append(known)
+        start += part.num_samples
+    return SizeTable.joined(tables)
 
 
-def tile_sizes(index: DatasetIndex, layout: ViewLayout) -> list[SampleSize]:
+def shard_numbers(index: DatasetIndex) -> np.ndarray:
+    """The shard of each sample, int32 [S], counted in index order; as `MixtureEntry.shards`."""
+    parts = index.samples.parts
+    return np.repeat(np.arange(len(parts), dtype=np.int32), [part.num_samples for part in parts])
+
+
+def tile_sizes(index: DatasetIndex, layout: ViewLayout) -> SizeTable:
     """Sizes for jobs that look at images only: tiles, no tokens; read from the index alone.
 
     Raises:
         BadSample: an image whose header gave no size.
     """
-    return [
+    return SizeTable.of(
         SampleSize(prefix_tokens=0, question_tokens=(), tiles=sum(_tiles(entry, layout))) for entry in index.samples
-    ]
+    )
 
 
 def _tiles(entry: SampleEntry, layout: ViewLayout) -> list[int]:
     if (0, 0) in entry.image_sizes:
         reason = f"image {entry.image_sizes.index((0, 0))}: got no JPEG header, expected a JPEG file"
         raise BadSample(reason, shard=entry.shard, offset=entry.members["json"].offset, key=entry.key)
-    return tiles_per_image(entry.image_sizes, layout)
+    names = [name for suffix in entry.members if (name := image_name(suffix))]
+    return tiles_per_image(entry.image_sizes, layout, names)
 
 
-def _content(entries: Sequence[SampleEntry]) -> str:
-    """Digest of what was counted: it changes when a shard is written anew."""
-    parts = [[entry.key, entry.members["json"].sha256, entry.image_sizes] for entry in entries]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _load(path: Path, content: str, num_samples: int) -> list[SampleSize] | None:
+def _load(path: Path, content: str, num_samples: int) -> SizeTable | None:
     try:
-        record: Any = json.loads(path.read_bytes())
-        if record["content"] != content or len(record["samples"]) != num_samples:
-            return None
-        return [
-            SampleSize(prefix_tokens=int(prefix), question_tokens=tuple(map(int, questions)), tiles=int(tiles))
-            for prefix, questions, tiles in record["samples"]
-        ]
-    except (OSError, ValueError, KeyError, TypeError):
+        with np.load(path, allow_pickle=False) as record:
+            if str(record["content"]) != content or len(record["prefix"]) != num_samples:
+                return None
+            return SizeTable(**{name: record[name] for name in _COLUMNS})
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None  # absent or damaged: it is counted again
 
 
-def _store(path: Path, content: str, sizes: Sequence[SampleSize]) -> None:
-    samples = [[size.prefix_tokens, size.question_tokens, size.tiles] for size in sizes]
-    record = {"content": content, "samples": samples}
+def _store(path: Path, content: str, sizes: SizeTable) -> None:
+    record = io.BytesIO()
+    np.savez(record, content=np.array(content), **{name: getattr(sizes, name) for name in _COLUMNS})
     try:
-        write_atomically(path, json.dumps(record, separators=(",", ":")).encode())
+        write_atomically(path, record.getvalue())
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise

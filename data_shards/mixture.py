@@ -1,6 +1,6 @@
 """Token and tile counts of several datasets come in; flat tables of what can be shown, and of what cannot, come out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 
@@ -28,12 +28,78 @@ class SampleSize:
     tiles: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class MixtureEntry:
-    """One dataset of a mixture; weight 1 shows each question once an epoch, 2.5 twice in full and half of it again."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SizeTable:
+    """Sizes of S samples with Q questions in columns: ten million samples are some arrays, not ten million objects.
 
-    sizes: Sequence[SampleSize]
+    Attributes:
+        prefix, tiles: int32 [S].
+        first: int64 [S + 1]; the questions of sample s are first[s] to first[s + 1].
+        tokens: int32 [Q].
+    """
+
+    prefix: np.ndarray
+    tiles: np.ndarray
+    first: np.ndarray
+    tokens: np.ndarray
+
+    @classmethod
+    def of(cls, sizes: Iterable[SampleSize]) -> "SizeTable":
+        """The table of single sizes."""
+        rows = list(sizes)
+        counts = [len(row.question_tokens) for row in rows]
+        return cls(
+            prefix=np.array([row.prefix_tokens for row in rows], np.int32),
+            tiles=np.array([row.tiles for row in rows], np.int32),
+            first=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64),
+            tokens=np.fromiter(chain.from_iterable(row.question_tokens for row in rows), np.int32, sum(counts)),
+        )
+
+    @classmethod
+    def joined(cls, tables: Sequence["SizeTable"]) -> "SizeTable":
+        """Several tables, one after the other."""
+        empty = cls.of(())
+        counts = [np.diff(table.first) for table in tables]
+        return cls(
+            prefix=np.concatenate([empty.prefix, *(table.prefix for table in tables)]),
+            tiles=np.concatenate([empty.tiles, *(table.tiles for table in tables)]),
+            first=np.concatenate([[0], np.cumsum(np.concatenate([[], *counts]), dtype=np.int64)]).astype(np.int64),
+            tokens=np.concatenate([empty.tokens, *(table.tokens for table in tables)]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.prefix)
+
+    def __getitem__(self, i: int) -> SampleSize:
+        return SampleSize(
+            prefix_tokens=int(self.prefix[i]),
+            question_tokens=tuple(self.tokens[self.first[i] : self.first[i + 1]].tolist()),
+            tiles=int(self.tiles[i]),
+        )
+
+    def __iter__(self) -> Iterator[SampleSize]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def whole_tokens(self) -> int:
+        """Tokens of all questions with each sample's prefix counted once."""
+        return int(self.prefix.sum(dtype=np.int64) + self.tokens.sum(dtype=np.int64))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MixtureEntry:
+    """One dataset of a mixture.
+
+    Attributes:
+        sizes: of its samples, in index order.
+        weight: 1 shows each question once an epoch, 2.5 twice in full and half of them again.
+        shards: int [S], the shard of each sample; samples of a shard are shown near each other, so that reading stays
+            near-sequential. None where all may be shown in any order.
+    """
+
+    sizes: SizeTable
     weight: float = 1.0
+    shards: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +108,7 @@ class FlatMixture:
 
     dataset: np.ndarray  # [S]
     sample: np.ndarray  # [S]
+    shard: np.ndarray  # [S], counted over all datasets
     prefix: np.ndarray  # [S]
     tiles: np.ndarray  # [S]
     first: np.ndarray  # [S + 1], into the two below
@@ -54,14 +121,17 @@ def oversized(mixture: Sequence[MixtureEntry], limits: PackLimits) -> list[tuple
 
     Question is -1 for a sample without questions that has too many tiles.
     """
-    found = []
+    found: list[tuple[int, int, int, int]] = []
     for d, entry in enumerate(mixture):
-        for s, size in enumerate(entry.sizes):
-            too_wide = size.tiles > limits.max_tiles
-            whole = [size.prefix_tokens + tokens for tokens in size.question_tokens]
-            found += [(d, s, q, n) for q, n in enumerate(whole) if too_wide or n > limits.max_tokens]
-            if not whole and too_wide:
-                found.append((d, s, -1, size.prefix_tokens))
+        sizes = entry.sizes
+        counts = np.diff(sizes.first)
+        owner = np.repeat(np.arange(len(sizes)), counts)
+        whole = sizes.prefix[owner] + sizes.tokens
+        unfit = np.flatnonzero((whole > limits.max_tokens) | (sizes.tiles[owner] > limits.max_tiles))
+        rows = [(int(owner[q]), int(q - sizes.first[owner[q]]), int(whole[q])) for q in unfit]
+        silent = np.flatnonzero((counts == 0) & (sizes.tiles > limits.max_tiles))
+        rows += [(int(s), -1, int(sizes.prefix[s])) for s in silent]
+        found += [(d, *row) for row in sorted(rows)]
     return found
 
 
@@ -71,45 +141,30 @@ def flatten(mixture: Sequence[MixtureEntry], limits: PackLimits) -> FlatMixture:
     Raises:
         PlanError: nothing is left.
     """
-    sizes = list(chain.from_iterable(entry.sizes for entry in mixture))
-    dataset = np.repeat(np.arange(len(mixture)), [len(entry.sizes) for entry in mixture])
-    sample = np.concatenate([np.arange(len(entry.sizes)) for entry in mixture])
-    prefix = np.array([size.prefix_tokens for size in sizes], dtype=np.int64)
-    tiles = np.array([size.tiles for size in sizes], dtype=np.int64)
-    counts = np.array([len(size.question_tokens) for size in sizes], dtype=np.int64)
-    tokens = np.fromiter(chain.from_iterable(size.question_tokens for size in sizes), np.int64, counts.sum())
-    owner = np.repeat(np.arange(len(sizes)), counts)
-    question = np.arange(len(tokens)) - np.repeat(np.cumsum(counts) - counts, counts)
-    asked = (prefix[owner] + tokens <= limits.max_tokens) & (tiles[owner] <= limits.max_tiles)
+    sizes = SizeTable.joined([entry.sizes for entry in mixture])
+    counts = np.diff(sizes.first)
+    owner = np.repeat(np.arange(len(sizes), dtype=np.int32), counts)
+    asked = (sizes.prefix[owner] + sizes.tokens <= limits.max_tokens) & (sizes.tiles[owner] <= limits.max_tiles)
     fitting = np.bincount(owner[asked], minlength=len(sizes))
-    shown = fitting > 0 if len(tokens) else (tiles > 0) & (tiles <= limits.max_tiles) & (prefix <= limits.max_tokens)
+    fits = (sizes.tiles <= limits.max_tiles) & (sizes.prefix <= limits.max_tokens)
+    shown = fitting > 0 if len(sizes.tokens) else (sizes.tiles > 0) & fits
     if not shown.any():
         raise PlanError(
             f"mixture: got {len(sizes)} samples, none of which fits {limits.max_tokens} tokens and {limits.max_tiles} "
             "tiles; raise the limits or lower the tiles of a sample"
         )
+    question = (np.arange(len(owner)) - sizes.first[owner]).astype(np.int32)
+    lengths = [len(entry.sizes) for entry in mixture]
     return FlatMixture(
-        dataset=dataset[shown],
-        sample=sample[shown],
-        prefix=prefix[shown],
-        tiles=tiles[shown],
+        dataset=np.repeat(np.arange(len(mixture), dtype=np.int32), lengths)[shown],
+        sample=np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])[shown],
+        shard=_shard_numbers(mixture)[shown],
+        prefix=sizes.prefix[shown],
+        tiles=sizes.tiles[shown],
         first=np.concatenate([[0], np.cumsum(fitting[shown])]),
-        tokens=tokens[asked],
+        tokens=sizes.tokens[asked],
         question=question[asked],
     )
-
-
-def epoch_rows(flat: FlatMixture, weights: Sequence[float], seed: int, epoch: int) -> np.ndarray:
-    """Rows of `flat` shown in an epoch: each floor(weight) times, and for the rest a window of a fixed random order."""
-    rows = []
-    for d, weight in enumerate(weights):
-        own = np.flatnonzero(flat.dataset == d)
-        whole, rest = divmod(weight, 1.0)
-        mixed = np.random.default_rng([seed, d, 2]).permutation(own)
-        begin, end = int(epoch * rest * len(own)), int((epoch + 1) * rest * len(own))
-        rows += [own] * int(whole)
-        rows.append(mixed[np.arange(begin, end) % max(len(own), 1)])
-    return np.concatenate(rows)
 
 
 def check_settings(mixture: Sequence[MixtureEntry], limits: PackLimits, questions_per_visit: int) -> None:
@@ -125,3 +180,30 @@ def check_settings(mixture: Sequence[MixtureEntry], limits: PackLimits, question
         bad.append("mixture: got no dataset")
     if bad:
         raise PlanError("; ".join(bad) + "; expected positive numbers")
+
+
+def weights_of_fractions(tables: Sequence[SizeTable], fractions: Sequence[float]) -> list[float]:
+    """Weights that give each dataset its fraction of the tokens, none of them above 1: the scarcest is shown whole.
+
+    Args:
+        fractions: positive, one a dataset; only their ratios count.
+
+    Raises:
+        PlanError: a fraction that is not positive, or a dataset without tokens.
+    """
+    tokens = [table.whole_tokens for table in tables]
+    bad = [f"fraction of dataset {d}: got {f}" for d, f in enumerate(fractions) if not 0 < f < float("inf")]
+    bad += [f"dataset {d}: got {n} tokens" for d, n in enumerate(tokens) if n < 1]
+    if bad:
+        raise PlanError("; ".join(bad) + "; expected positive numbers")
+    epoch = min(n / f for n, f in zip(tokens, fractions, strict=True))
+    return [min(1.0, epoch * f / n) for n, f in zip(tokens, fractions, strict=True)]
+
+
+def _shard_numbers(mixture: Sequence[MixtureEntry]) -> np.ndarray:
+    numbers, start = [], 0
+    for entry in mixture:
+        own = np.zeros(len(entry.sizes), np.int32) if entry.shards is None else entry.shards.astype(np.int32)
+        numbers.append(own + start)
+        start += int(own.max(initial=-1)) + 1
+    return np.concatenate(numbers)

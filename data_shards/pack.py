@@ -3,8 +3,8 @@
 A group is one prefix followed by its segments. A segment's tokens see the prefix and their own segment, and their
 positions continue from the prefix, so that each question is as if it stood alone behind its image."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,9 @@ from data_shards.chat import TokenSegments
 
 IGNORED = -100
 LossWeight = Literal["token", "sample", "square"]
+Allocate = Callable[[tuple[int, ...]], np.ndarray]
+"""A shape to a uint8 array of it, with any content."""
+
 LOSS_WEIGHTS = {"token": 0.0, "sample": 1.0, "square": 0.5}
 """A label token of a question with n of them weighs n to the power of minus this."""
 
@@ -76,13 +79,17 @@ class Pack:
 
 
 def build_pack(
-    parts: Sequence[tuple[TokenSegments, np.ndarray, PartMeta]], *, loss_weight: LossWeight = "token"
+    parts: Sequence[tuple[TokenSegments, np.ndarray, PartMeta]],
+    *,
+    loss_weight: LossWeight = "token",
+    allocate: Allocate | None = None,
 ) -> Pack:
     """Join frames to one pack.
 
     Args:
         parts: tokens, tiles [T_i, S, S, 3] and origin of each frame.
         loss_weight: `token` 1, `sample` 1/n, `square` 1/sqrt(n) for a question with n label tokens.
+        allocate: gives the memory for the tiles.
 
     Raises:
         PackError: no part, an unknown loss weight, tiles of several sizes.
@@ -97,15 +104,17 @@ def build_pack(
     counts = np.bincount(question_of, minlength=max(len(segments), 1))
     labels = np.full(len(input_ids), IGNORED, np.int64)
     labels[labelled] = input_ids[labelled]
-    tiles = np.concatenate([tiles for _, tiles, _ in parts])
-    dummy_tile = len(tiles) == 0
+    num_tiles, shape = sum(len(tiles) for _, tiles, _ in parts), parts[0][1].shape[1:]
+    dummy_tile = num_tiles == 0
+    out = (allocate or _allocate)((max(num_tiles, 1), *shape))
+    tiles = np.concatenate([np.zeros((int(dummy_tile), *shape), np.uint8), *(tiles for _, tiles, _ in parts)], out=out)
     return Pack(
         input_ids=input_ids,
         labels=labels,
         position_ids=position_ids,
         segment_ids=segment_ids,
         groups=tuple(zip([0, *ends[:-1]], ends, strict=True)),
-        tiles=np.zeros((1, *tiles.shape[1:]), np.uint8) if dummy_tile else tiles,
+        tiles=tiles,
         dummy_tile=dummy_tile,
         label_positions=labelled - 1,
         label_targets=input_ids[labelled],
@@ -116,6 +125,23 @@ def build_pack(
         kinds=tuple(kind for _, _, meta in parts for kind in meta.kinds),
         datasets=tuple(meta.dataset for _, _, meta in parts for _ in meta.question_ids),
     )
+
+
+def filler_pack(tile_size: int, token: int | None) -> Pack:
+    """A pack in the place of one none of whose frames can be used: a dummy tile, no label, no frame, no weight.
+
+    Args:
+        tile_size: side of the tile in pixels.
+        token: its only token, so that the language model has something to run on; None in jobs on images only.
+    """
+    prefix = np.array([] if token is None else [token], np.int32)
+    tokens = TokenSegments(prefix=prefix, segments=(), label_spans=())
+    tiles = np.zeros((0, tile_size, tile_size, 3), np.uint8)
+    return replace(build_pack([(tokens, tiles, PartMeta(key="", dataset=""))]), keys=())
+
+
+def _allocate(shape: tuple[int, ...]) -> np.ndarray:
+    return np.empty(shape, np.uint8)
 
 
 def _sequence(frames: Sequence[TokenSegments]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:
@@ -143,9 +169,10 @@ def _labelled(frames: Sequence[TokenSegments]) -> tuple[np.ndarray, np.ndarray]:
     places, questions, at, number = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0, 0
     for tokens in frames:
         at += len(tokens.prefix)
-        for segment, start in zip(tokens.segments, tokens.label_starts, strict=True):
-            assert start >= 1, "the first label token needs a token of its own segment before it"
-            places.append(np.arange(at + start, at + len(segment)))
-            questions.append(np.full(len(segment) - start, number))
+        for segment, spans in zip(tokens.segments, tokens.label_spans, strict=True):
+            for start, end in spans:
+                assert start >= 1, "the first label token needs a token of its own segment before it"
+                places.append(np.arange(at + start, at + end))
+                questions.append(np.full(end - start, number))
             at, number = at + len(segment), number + 1
     return np.concatenate(places), np.concatenate(questions)

@@ -1,12 +1,16 @@
-"""Token and tile counts of all samples come in; the order of all packs comes out, a pure function of seed and epoch."""
+"""Token and tile counts of all samples come in; the order of all packs comes out, a pure function of seed and position.
 
-from bisect import bisect_right
+An epoch is cut into sections that are planned one by one. A position is one integer, the section (counted over all
+epochs) and the pack within it: to resume there plans one section, however large the dataset.
+"""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 
+from data_shards.cost import CostModel, balanced_order
 from data_shards.fill import Filler, Runs, num_turns
 from data_shards.mixture import (
     FlatMixture,
@@ -14,24 +18,29 @@ from data_shards.mixture import (
     PackLimits,
     PlanError,
     SampleSize,
+    SizeTable,
     check_settings,
-    epoch_rows,
     flatten,
     oversized,
 )
+from data_shards.sections import SectionRows, num_sections
 
 __all__ = [
-    "EpochPlan",
+    "CostModel",
     "MixtureEntry",
     "PackLimits",
     "PackPlan",
     "PackStream",
     "PlanError",
     "SampleSize",
+    "SectionPlan",
+    "SizeTable",
     "Visit",
     "oversized",
     "plan_epoch",
 ]
+
+_PACK_BITS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,118 +59,186 @@ class PackPlan:
     visits: tuple[Visit, ...]
 
 
-class EpochPlan:
-    """All packs of one epoch in compact form; `plan[i]` is a PackPlan."""
+class SectionPlan:
+    """All packs of one section in compact form; `plan[i]` is a PackPlan.
+
+    Attributes:
+        costs: [P], of each pack.
+    """
 
     def __init__(
-        self, flat: FlatMixture, rows: np.ndarray, questions: np.ndarray, packs: list[list[list[int]]]
+        self,
+        flat: FlatMixture,
+        rows: np.ndarray,
+        questions: np.ndarray,
+        visits: np.ndarray,
+        first: np.ndarray,
+        costs: np.ndarray,
     ) -> None:
-        self._first = np.cumsum([0, *map(len, packs)])
-        self._visits = np.array(list(chain.from_iterable(packs)), dtype=np.int64).reshape(-1, 3)
+        self._visits, self._first, self.costs = visits, first, costs
         self._dataset, self._sample, self._questions = flat.dataset[rows], flat.sample[rows], questions
 
     def __len__(self) -> int:
-        return len(self._first) - 1
+        return len(self._first)
 
     def __getitem__(self, i: int) -> PackPlan:
-        visits = self._visits[self._first[i] : self._first[i + 1]].tolist()
+        begin, end = self._first[i]
         return PackPlan(
             visits=tuple(
                 Visit(
                     dataset=int(self._dataset[run]),
                     sample=int(self._sample[run]),
-                    questions=tuple(self._questions[first:end].tolist()),
+                    questions=tuple(self._questions[first:last].tolist()),
                 )
-                for run, first, end in visits
+                for run, first, last in self._visits[begin:end].tolist()
             )
         )
 
 
 def plan_epoch(
-    mixture: Sequence[MixtureEntry], *, limits: PackLimits, questions_per_visit: int, seed: int, epoch: int
-) -> list[PackPlan]:
-    """All packs of one epoch, in order.
-
-    With weight 1 every question that fits is asked exactly once; a fraction of a weight shows that part of the samples,
-    another part each epoch, until all had their turn. A visit asks about `questions_per_visit` questions of its frame
-    (1 to twice that, less one), so that packs come out full; 1 gives classic packing. Where no sample of the mixture
-    has a question (vision-only jobs) each sample with tiles is shown once; elsewhere samples without are left out.
-    An epoch is empty where small weights leave no whole sample to it.
-
-    Raises:
-        PlanError: limits, weights or `questions_per_visit` that are not positive, or a mixture with nothing to show.
-    """
-    check_settings(mixture, limits, questions_per_visit)
-    flat = flatten(mixture, limits)
-    plan = _plan(flat, mixture, limits, questions_per_visit, seed, epoch)
-    return [plan[i] for i in range(len(plan))]
-
-
-class PackStream:
-    """An endless sequence of packs, epoch after epoch, read by one integer.
-
-    Rank r of W reads, for micro batch a of A of step s, position (s * A + a) * W + r: any world size walks the same
-    sequence, and each rank has the same number of packs a step.
-    """
-
-    def __init__(
-        self, mixture: Sequence[MixtureEntry], limits: PackLimits, questions_per_visit: int, seed: int
-    ) -> None:
-        check_settings(mixture, limits, questions_per_visit)
-        self._mixture, self._limits, self._target, self._seed = mixture, limits, questions_per_visit, seed
-        self._flat = flatten(mixture, limits)
-        self._starts = [0]
-        self._plans: dict[int, EpochPlan] = {}
-
-    def packs_in_epoch(self, epoch: int) -> int:
-        """Number of packs of an epoch; it differs a little from epoch to epoch."""
-        return self._start(epoch + 1) - self._start(epoch)
-
-    def epoch_of(self, position: int) -> tuple[int, int]:
-        """Epoch of a position, and the position within it."""
-        assert position >= 0, position
-        while self._starts[-1] <= position:
-            self._start(len(self._starts))
-        epoch = bisect_right(self._starts, position) - 1
-        return epoch, position - self._starts[epoch]
-
-    def pack(self, position: int) -> PackPlan:
-        """The pack at a position, counted over all epochs."""
-        epoch, i = self.epoch_of(position)
-        return self._plan(epoch)[i]
-
-    def _start(self, epoch: int) -> int:
-        while len(self._starts) <= epoch:
-            self._starts.append(self._starts[-1] + len(self._plan(len(self._starts) - 1)))
-        return self._starts[epoch]
-
-    def _plan(self, epoch: int) -> EpochPlan:
-        if epoch not in self._plans:
-            plan = _plan(self._flat, self._mixture, self._limits, self._target, self._seed, epoch)
-            kept = {e: p for e, p in self._plans.items() if e == epoch - 1}
-            self._plans = {**kept, epoch: plan}
-        return self._plans[epoch]
-
-
-def _plan(
-    flat: FlatMixture,
     mixture: Sequence[MixtureEntry],
+    *,
     limits: PackLimits,
     questions_per_visit: int,
     seed: int,
     epoch: int,
-) -> EpochPlan:
-    rows = epoch_rows(flat, [entry.weight for entry in mixture], seed, epoch)
-    rng = np.random.default_rng([seed, epoch, 1])
+    cost: CostModel | None = None,
+) -> list[PackPlan]:
+    """All packs of one epoch, in order; see `PackStream`.
+
+    Raises:
+        PlanError: limits, weights or `questions_per_visit` that are not positive, or a mixture with nothing to show.
+    """
+    stream = PackStream(mixture, limits, questions_per_visit, seed, cost=cost)
+    numbers = range(epoch * stream.sections, (epoch + 1) * stream.sections)
+    return [section[i] for section in map(stream.section, numbers) for i in range(len(section))]
+
+
+class PackStream:
+    """An endless sequence of packs, epoch after epoch, read by positions.
+
+    With weight 1 every question that fits is asked exactly once an epoch; a fraction of a weight shows that part of the
+    samples, another part each epoch, until all had their turn. A visit asks about `questions_per_visit` questions of
+    its frame (1 to twice that, less one), so that packs come out full; 1 gives classic packing. Where no sample of the
+    mixture has a question (vision-only jobs) each sample with tiles is shown once; elsewhere samples without are left
+    out.
+
+    Rank r of W reads, for micro batch a of A of step s, the pack (s * A + a) * W + r places behind the start: any world
+    size walks the same sequence, and each rank has the same number of packs a step. Neighbours cost the same.
+
+    Attributes:
+        sections: of each epoch.
+    """
+
+    def __init__(
+        self,
+        mixture: Sequence[MixtureEntry],
+        limits: PackLimits,
+        questions_per_visit: int,
+        seed: int,
+        *,
+        cost: CostModel | None = None,
+    ) -> None:
+        check_settings(mixture, limits, questions_per_visit)
+        self._limits, self._target, self._seed = limits, questions_per_visit, seed
+        self._cost = cost or CostModel()
+        self._weights = [entry.weight for entry in mixture]
+        self._flat = flatten(mixture, limits)
+        self.sections = num_sections(self._flat, self._weights, questions_per_visit)
+        self._rows = SectionRows(self._flat, self._weights, seed)
+        self._plans: dict[int, SectionPlan] = {}
+
+    def pack(self, position: int) -> PackPlan:
+        """The pack at a position that `advance` gave, or at 0."""
+        section, i = _split(position)
+        return self.section(section)[i]
+
+    def advance(self, position: int, packs: int) -> int:
+        """The position `packs` packs later.
+
+        Raises:
+            PlanError: epochs without a pack follow each other without end, where weights leave no whole sample to them.
+        """
+        section, i = _split(position)
+        i += packs
+        empty = 0
+        while i >= len(plan := self.section(section)):
+            empty = 0 if len(plan) else empty + 1
+            if empty > 1000 * self.sections:
+                raise PlanError(f"mixture: got no pack in {empty} sections, expected some; raise the weights")
+            i -= len(plan)
+            section += 1
+        return (section << _PACK_BITS) | i
+
+    @property
+    def start(self) -> int:
+        """The position of the first pack."""
+        return self.advance(0, 0)
+
+    def epoch_of(self, position: int) -> float:
+        """Epochs done at a position, with a fraction."""
+        section, i = _split(position)
+        return (section + i / max(1, len(self.section(section)))) / self.sections
+
+    def packs_an_epoch(self) -> int:
+        """Number of packs of an epoch, exact where it has one section, else from its first."""
+        return len(self.section(0)) * self.sections
+
+    def section(self, number: int) -> SectionPlan:
+        """The plan of a section, counted over all epochs; the newest two are kept."""
+        if number not in self._plans:
+            plan = self._plan(number)
+            self._plans = {**{n: p for n, p in self._plans.items() if n == number - 1}, number: plan}
+        return self._plans[number]
+
+    def _plan(self, number: int) -> SectionPlan:
+        epoch, section = divmod(number, self.sections)
+        rows = self._rows.rows(epoch, section, self.sections)
+        rng = np.random.default_rng([self._seed, epoch, section, 1])
+        return _plan_section(self._flat, rows, self._limits, self._target, self._cost, rng)
+
+
+def _split(position: int) -> tuple[int, int]:
+    return position >> _PACK_BITS, position & ((1 << _PACK_BITS) - 1)
+
+
+def _plan_section(
+    flat: FlatMixture,
+    rows: np.ndarray,
+    limits: PackLimits,
+    questions_per_visit: int,
+    cost: CostModel,
+    rng: np.random.Generator,
+) -> SectionPlan:
     counts = np.diff(flat.first)[rows]
     first = np.concatenate([[0], np.cumsum(counts)])
     run_of = np.repeat(np.arange(len(rows)), counts)
     source = np.arange(first[-1]) + np.repeat(flat.first[rows] - first[:-1], counts)
     source = source[np.argsort(run_of + rng.random(len(source)))]  # shuffled within each run
-    cumulative = np.concatenate([[0], np.cumsum(flat.tokens[source])])
+    tokens = flat.tokens[source].astype(np.int64)
+    cumulative = np.concatenate([[0], np.cumsum(tokens)])
     runs = Runs(prefix=flat.prefix[rows], tiles=flat.tiles[rows], first=first, cumulative=cumulative)
     order = rng.permutation(np.repeat(np.arange(len(rows)), num_turns(runs, questions_per_visit)))
     filler = Filler(
         runs, max_tokens=limits.max_tokens, max_tiles=limits.max_tiles, questions_per_visit=questions_per_visit
     )
-    return EpochPlan(flat, rows, flat.question[source], filler.fill(order.tolist()))
+    packs = filler.fill(order.tolist())
+    visits = np.array(list(chain.from_iterable(packs)), dtype=np.int64).reshape(-1, 3)
+    ends = np.cumsum([0, *map(len, packs)])
+    costs = _pack_costs(runs, tokens, visits, ends, cost)
+    shuffled = balanced_order(costs, rng)
+    spans = np.stack([ends[:-1], ends[1:]], axis=1)[shuffled]
+    return SectionPlan(flat, rows, flat.question[source], visits, spans, costs[shuffled])
+
+
+def _pack_costs(runs: Runs, tokens: np.ndarray, visits: np.ndarray, ends: np.ndarray, cost: CostModel) -> np.ndarray:
+    """Cost of each pack, the sum of its visits' costs."""
+    run, first, last = visits.T
+    squares = np.concatenate([[0], np.cumsum(tokens**2)])
+    each = cost.visits(
+        runs.prefix[run],
+        runs.cumulative[last] - runs.cumulative[first],
+        squares[last] - squares[first],
+        runs.tiles[run],
+    )
+    return np.diff(np.concatenate([[0.0], np.cumsum(each)])[ends])

@@ -1,27 +1,122 @@
-"""Bad samples in, one JSON line each in a file out, so that what was left out is named and counted."""
+"""Samples that cannot be used in, one JSON line each in a file out; and the rule by which they are too many."""
 
 import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from data_shards.atomic import write_atomically
 from data_shards.read import BadSample
+
+JUDGED = 10
+"""Allowed samples over which the fraction is judged: before, it is too uncertain."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadRecord:
+    """A sample that was left out: name of its dataset, file name of the tar, byte in it, frame key, why."""
+
+    dataset: str
+    shard: str
+    offset: int
+    key: str
+    reason: str
+
+    @classmethod
+    def of(cls, bad: BadSample, dataset: str) -> "BadRecord":
+        """The record of an error that reading a dataset raised."""
+        return cls(dataset=dataset, shard=bad.shard, offset=bad.offset, key=bad.key, reason=bad.reason)
+
+    @property
+    def sample(self) -> tuple[str, str]:
+        """What makes it the same sample: dataset and key."""
+        return self.dataset, self.key
+
+    def __str__(self) -> str:
+        return f"{self.dataset}: {self.shard}: offset {self.offset}: frame {self.key}: {self.reason}"
 
 
 class Quarantine:
-    """A list of frames that could not be used, kept in a JSON-lines file that only grows."""
+    """A list of samples that could not be used, kept in a JSON-lines file that only grows."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._count = 0
+
+    def read(self) -> list[BadRecord]:
+        """What earlier starts of the run left out; a last line that was cut off is removed."""
+        if not self.path.is_file():
+            return []
+        records, whole = [], []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(BadRecord(**json.loads(line)))
+            except (ValueError, TypeError):
+                continue
+            whole.append(line + "\n")
+        text = "".join(whole).encode()
+        if text != self.path.read_bytes():
+            write_atomically(self.path, text)
+        return records
+
+    def append(self, records: Iterable[BadRecord]) -> None:
+        """Add one line a record, on disk when this returns."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class Tally:
+    """Which samples of a run are known to be bad, each once, and whether they are too many."""
+
+    def __init__(self, known: Iterable[BadRecord], *, max_fraction: float, seen: float = 0.0, total: int = 0) -> None:
+        """Begin with what is known.
+
+        Args:
+            known: of earlier starts.
+            max_fraction: largest fraction of the samples seen that may be bad.
+            seen: samples shown before.
+            total: samples of all datasets; 0 where it is not known.
+        """
+        self._records = {record.sample: record for record in known}
+        self._max_fraction, self._total = max_fraction, total
+        self.seen = seen
 
     @property
     def count(self) -> int:
-        """Frames added by this object."""
-        return self._count
+        """Samples known to be bad."""
+        return len(self._records)
 
-    def add(self, bad: BadSample) -> None:
-        """Append shard, offset, key and reason of a frame as one line."""
-        record = {"shard": bad.shard, "offset": bad.offset, "key": bad.key, "reason": bad.reason}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        self._count += 1
+    def unknown(self, records: Iterable[BadRecord]) -> list[BadRecord]:
+        """Those of the records that are not known yet, each sample once, in order."""
+        found = {record.sample: record for record in records if record.sample not in self._records}
+        return [found[sample] for sample in sorted(found)]
+
+    def add(self, records: Iterable[BadRecord]) -> list[BadRecord]:
+        """Take records in; returns those that were unknown."""
+        new = self.unknown(records)
+        self._records.update({record.sample: record for record in new})
+        return new
+
+    def first(self, count: int) -> Sequence[BadRecord]:
+        """The samples that became known first."""
+        return list(self._records.values())[:count]
+
+    @property
+    def allowed(self) -> float:
+        """Bad samples with which a run goes on.
+
+        The fraction of the samples seen, but at least one, so that a single one never stops a small run, and at least
+        the fraction of the first `JUDGED / max_fraction` samples (of all, where there are fewer), so that two that come
+        early by chance do not stop a large one. Nothing where the fraction is 0.
+        """
+        if self._max_fraction == 0:
+            return 0.0
+        return max(1.0, self._max_fraction * self.seen, min(self._max_fraction * self._total, JUDGED))
+
+    @property
+    def too_many(self) -> bool:
+        """Whether more are bad than `allowed`."""
+        return self.count > self.allowed

@@ -1,11 +1,24 @@
-"""A dataset index and a position in, that frame out: offset reads, each checked by size and checksum."""
+"""A dataset index and a position in, that frame out: one read by offset, each member checked by size and sha256."""
 
 import hashlib
-import os
+from collections.abc import Sequence
 
 from data_shards.entries import MemberSpan, SampleEntry, ShardError
 from data_shards.index import DatasetIndex
+from data_shards.remote import storage_of
 from data_shards.schema import RawFrame, SchemaError, frame_from_json, image_name
+from data_shards.storage import Storage, Unreachable
+
+MAX_RECORD_BYTES = 16 << 20
+"""A longer JSON member is refused before it is read; the longest of DriveLM has under 100 KB."""
+
+MAX_IMAGE_BYTES = 64 << 20
+"""A longer image member is refused before it is read."""
+
+_MAX_GAP = 4096
+"""Headers and padding between two members of a frame take less."""
+
+_TAGS = range(4)
 
 
 class BadSample(ShardError):  # noqa: N818
@@ -34,61 +47,79 @@ class BadSample(ShardError):  # noqa: N818
 
 
 def read_frame(index: DatasetIndex, position: int, *, with_images: bool = True) -> RawFrame:
-    """Read one frame.
+    """Read one frame, in one request.
 
-    Only members whose names the schema knows are read; whatever else the tar holds is left alone.
+    Only members whose names the schema knows are looked at; `unknown_members` gives the others.
 
     Args:
-        index: of the dataset.
+        index: of the dataset, here or at an address.
         position: of the frame in `index.samples`.
         with_images: False reads the questions only; every image is then `b""`.
 
     Raises:
-        BadSample: the tar is missing or cut short, a member differs from its checksum, or the record is not of the
-            schema.
+        BadSample: the tar is missing or cut short, a member is too long, elsewhere than the frame's others or differs
+            from its checksum, or the record is not of the schema.
+        Unreachable: a remote store does not answer.
     """
     entry = index.samples[position]
-    names = {name: suffix for suffix in entry.members if (name := image_name(suffix)) is not None}
+    _check_members(entry)
+    names = {suffix: name for suffix in entry.members if (name := image_name(suffix)) is not None}
+    wanted = ["json", *names] if with_images else ["json"]
+    data = _read_members(storage_of(index), entry, wanted)
+    images = {name: data.get(suffix, b"") for suffix, name in names.items()}
+    return _build(entry, data["json"], images)
+
+
+def unknown_members(entry: SampleEntry) -> list[str]:
+    """Suffixes of a frame's members that the schema does not know."""
+    return [suffix for suffix in entry.members if suffix != "json" and image_name(suffix) is None]
+
+
+def _check_members(entry: SampleEntry) -> None:
     if "json" not in entry.members:
         raise BadSample("member 'json' is missing from the index", shard=entry.shard, key=entry.key)
-    try:
-        descriptor = os.open(index.root / entry.shard, os.O_RDONLY)
-    except OSError as error:
-        raise BadSample(f"the tar does not open: {error}", shard=entry.shard, key=entry.key) from error
-    try:
-        record = _read_member(descriptor, entry, "json")
-        images = {
-            name: _read_member(descriptor, entry, suffix) if with_images else b"" for name, suffix in names.items()
-        }
-    finally:
-        os.close(descriptor)
-    return _build(entry, record, images)
+    end = -1
+    for suffix, span in sorted(entry.members.items(), key=lambda item: item[1].offset):
+        most = MAX_RECORD_BYTES if suffix == "json" else MAX_IMAGE_BYTES
+        if span.size > most:
+            raise _bad(entry, span, f"member {suffix!r}: got {span.size} bytes, expected at most {most}")
+        if end >= 0 and not 0 <= span.offset - end <= _MAX_GAP:
+            raise _bad(entry, span, f"member {suffix!r}: not next to the others of its frame: the index is damaged")
+        end = span.offset + span.size
 
 
-def _read_member(descriptor: int, entry: SampleEntry, suffix: str) -> bytes:
-    span = entry.members[suffix]
-    available = max(0, os.fstat(descriptor).st_size - span.offset)
-    if available < span.size:
-        raise _bad(entry, span, f"member {suffix!r}: got {available} bytes, expected {span.size}: the tar is cut short")
-    data = _pread_all(descriptor, span)
-    if len(data) != span.size:
-        raise _bad(entry, span, f"member {suffix!r}: got {len(data)} bytes, expected {span.size}: the tar is cut short")
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != span.sha256:
-        raise _bad(entry, span, f"member {suffix!r}: got sha256 {digest[:16]}, expected {span.sha256[:16]}: damaged")
-    return data
-
-
-def _pread_all(descriptor: int, span: MemberSpan) -> bytes:
-    parts: list[bytes] = []
-    got = 0
-    while got < span.size:
-        part = os.pread(descriptor, span.size - got, span.offset + got)
-        if not part:
+def _read_members(storage: Storage, entry: SampleEntry, suffixes: Sequence[str]) -> dict[str, bytes]:
+    spans = {suffix: entry.members[suffix] for suffix in suffixes}
+    begin = min(span.offset for span in spans.values())
+    size = max(span.offset + span.size for span in spans.values()) - begin
+    for _ in range(2):
+        try:
+            data = storage.read(entry.shard, begin, size)
+        except Unreachable:
+            raise
+        except OSError as error:
+            first = min(spans.values(), key=lambda span: span.offset)
+            raise _bad(entry, first, f"the tar does not open or read: {error}") from error
+        members = {s: data[span.offset - begin :][: span.size] for s, span in spans.items()}
+        damage = _damage(entry, members)
+        if damage is None:
+            return members
+        if not storage.forget(entry.shard, begin, size):
             break
-        parts.append(part)
-        got += len(part)
-    return b"".join(parts)
+    assert damage is not None
+    raise damage
+
+
+def _damage(entry: SampleEntry, members: dict[str, bytes]) -> BadSample | None:
+    for suffix, data in members.items():
+        span = entry.members[suffix]
+        got = f"member {suffix!r}: got"
+        if len(data) != span.size:
+            return _bad(entry, span, f"{got} {len(data)} bytes, expected {span.size}: the tar is cut short")
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != span.sha256:
+            return _bad(entry, span, f"{got} sha256 {digest[:16]}, expected {span.sha256[:16]}: damaged")
+    return None
 
 
 def _build(entry: SampleEntry, record: bytes, images: dict[str, bytes]) -> RawFrame:
@@ -99,6 +130,9 @@ def _build(entry: SampleEntry, record: bytes, images: dict[str, bytes]) -> RawFr
         raise _bad(entry, span, str(error)) from error
     if frame.key != entry.key:
         raise _bad(entry, span, f"field 'key': got {frame.key!r}, expected {entry.key!r}: the index is of another tar")
+    for i, question in enumerate(frame.questions):
+        if any(tag not in _TAGS for tag in question.tags):
+            raise _bad(entry, span, f"question {i}: field 'tag': got {list(question.tags)}, expected numbers 0 to 3")
     return frame
 
 

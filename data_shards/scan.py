@@ -1,8 +1,8 @@
-"""One tar in, its index entries out: every header and every byte is read once."""
+"""One tar in, its members or its index entries out: every header is read and the end is checked."""
 
 import hashlib
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -33,37 +33,59 @@ def index_shard(tar: Path) -> list[SampleEntry]:
             schema, a frame whose members are not next to each other.
     """
     entries: dict[str, SampleEntry] = {}
-    try:
-        for key, members in groupby(_members(tar), key=lambda member: member.key):
-            if key in entries:
-                raise ShardError(f"{tar}: frame {key}: occurs twice, or its members are not next to each other")
-            entries[key] = _entry(tar, key, list(members))
-    except (tarfile.TarError, EOFError) as error:
-        raise ShardError(f"{tar}: not a whole tar ({error}); write or copy it again") from error
+    for key, members in groupby(_members(tar), key=lambda member: member.key):
+        if key in entries:
+            raise ShardError(f"{tar}: frame {key}: occurs twice, or its members are not next to each other")
+        entries[key] = _entry(tar, key, list(members))
     return list(entries.values())
 
 
+def walk_members(tar: Path, file: BinaryIO) -> Iterator[tuple[str, str, int, int]]:
+    """Key, suffix, offset and size of each member of an open tar; reads the headers and what follows the last member.
+
+    The key of `folder/a_b.cam_back.jpg` is `folder/a_b`, as in webdataset.
+
+    Raises:
+        ShardError: a cut or damaged tar, a member that is not a plain file or without a suffix.
+    """
+    end = 0
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            while (info := archive.next()) is not None:
+                if not info.isreg() or info.issparse():
+                    raise ShardError(
+                        f"{tar}: member {info.name!r}: got a link, folder or special file, expected a file"
+                    )
+                folder, slash, name = info.name.rpartition("/")
+                stem, dot, suffix = name.partition(".")
+                if not stem or not dot:
+                    raise ShardError(
+                        f"{tar}: member {info.name!r}: expected a name of the form '<scene>_<frame>.<suffix>'"
+                    )
+                end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                yield f"{folder}{slash}{stem}", suffix, info.offset_data, info.size
+    except (tarfile.TarError, EOFError) as error:
+        raise ShardError(f"{tar}: not a whole tar ({error}); write or copy it again") from error
+    _check_end(tar, file, end)
+
+
 def _members(tar: Path) -> Iterator[_Member]:
-    with tar.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
-        end = 0
-        while (info := archive.next()) is not None:
-            if not info.isreg() or info.issparse():
-                raise ShardError(f"{tar}: member {info.name!r}: got a link, folder or special file, expected a file")
-            folder, _, name = info.name.rpartition("/")
-            stem, dot, suffix = name.partition(".")
-            if folder or not stem or not dot:
-                raise ShardError(f"{tar}: member {info.name!r}: expected a name of the form '<scene>_<frame>.<suffix>'")
-            file.seek(info.offset_data)
-            data = file.read(info.size)
-            if len(data) != info.size:
+    with tar.open("rb") as file:
+        for key, suffix, offset, size in walk_members(tar, file):
+            if "/" in key:
                 raise ShardError(
-                    f"{tar}: member {info.name!r}: got {len(data)} bytes, expected {info.size}: the tar is cut short; "
+                    f"{tar}: member {key}.{suffix}: expected a name of the form '<scene>_<frame>.<suffix>'"
+                )
+            file.seek(offset)
+            data = file.read(size)
+            if len(data) != size:
+                raise ShardError(
+                    f"{tar}: member {key}.{suffix}: got {len(data)} bytes, expected {size}: the tar is cut short; "
                     "write or copy it again"
                 )
-            span = MemberSpan(offset=info.offset_data, size=info.size, sha256=hashlib.sha256(data).hexdigest())
-            yield _Member(stem, suffix, span, data)
-            end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        _check_end(tar, file, end)
+            yield _Member(
+                key, suffix, MemberSpan(offset=offset, size=size, sha256=hashlib.sha256(data).hexdigest()), data
+            )
 
 
 def _check_end(tar: Path, file: BinaryIO, end: int) -> None:
@@ -82,12 +104,12 @@ def _entry(tar: Path, key: str, members: list[_Member]) -> SampleEntry:
     if len(data) != len(members):
         raise ShardError(f"{tar}: frame {key}: a member occurs twice: {sorted(member.suffix for member in members)}")
     if "json" not in data:
-        raise ShardError(f"{tar}: frame {key}: member 'json' is missing; got {sorted(data)}")
+        raise ShardError(f"{tar}: frame {key}: member 'json' is missing; {_others(tar, data)}")
     images = {name: value for suffix, value in data.items() if (name := image_name(suffix)) is not None}
     try:
         frame = frame_from_json(data["json"], images)
     except SchemaError as error:
-        raise ShardError(f"{tar}: frame {key}: {error}") from error
+        raise ShardError(f"{tar}: frame {key}: {error}; {_others(tar, data)}") from error
     return SampleEntry(
         key=key,
         shard=tar.name,
@@ -95,6 +117,15 @@ def _entry(tar: Path, key: str, members: list[_Member]) -> SampleEntry:
         num_questions=len(frame.questions),
         num_images=len(frame.images),
         image_sizes=tuple(_size_or_zero(value) for value in frame.images.values()),
+    )
+
+
+def _others(tar: Path, suffixes: Iterable[str]) -> str:
+    """What the frame's members are called, and how tars of such names are taken in."""
+    return (
+        f"got members {', '.join(sorted(suffixes))}, expected json and cam_front.jpg, ... or image_0.jpg, ...; tars of "
+        f"another form are converted with `python -m data_shards conversations --tars {tar.parent} --image-field jpg "
+        "--text-field json --out OUT`"
     )
 
 

@@ -1,4 +1,10 @@
-"""The records of a shard: one tar sample is one key frame, with its images and all its questions."""
+"""The records of a shard: one tar sample is one key frame, with its images and all its questions.
+
+A conversation of several turns is one `Question`: its last turn is `question` and `answer`, the turns before it are
+`history`. Every answer of it, old and last, is written by the assistant and may be learnt; the questions of a frame
+never see each other, the turns of one question do. In the JSON it is `"history": [["question", "answer"], ...]`, left
+out where there is none.
+"""
 
 import json
 import re
@@ -39,12 +45,14 @@ class Question:
         answer: reference text.
         kind: one of `QUESTION_KINDS`.
         tags: DriveLM test tags (0 accuracy, 1 judge, 2 language, 3 match); empty outside the test form.
+        history: earlier turns of the same conversation, oldest first, each a question and its answer.
     """
 
     question: str
     answer: str
     kind: str
     tags: tuple[int, ...] = ()
+    history: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +125,14 @@ def frame_to_json(frame: RawFrame) -> bytes:
         "source": frame.source,
         "images": list(frame.images),
         "questions": [
-            {"question": q.question, "answer": q.answer, "type": q.kind, "tag": list(q.tags)} for q in frame.questions
+            {
+                "question": q.question,
+                "answer": q.answer,
+                "type": q.kind,
+                "tag": list(q.tags),
+                **({"history": [list(turn) for turn in q.history]} if q.history else {}),
+            }
+            for q in frame.questions
         ],
         "key_object_infos": {tag: dict(info) for tag, info in frame.objects.items()},
     }
@@ -175,7 +190,17 @@ def _question(item: Any, where: str) -> Question:
         answer=_typed(item, "answer", str, where),
         kind=kind,
         tags=tuple(tags),
+        history=_history(item.get("history", []), where),
     )
+
+
+def _history(turns: Any, where: str) -> tuple[tuple[str, str], ...]:
+    sound = isinstance(turns, list) and all(
+        isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn) for turn in turns
+    )
+    if not sound:
+        raise SchemaError(f"{where}: field 'history': got {str(turns)[:60]}, expected a list of [question, answer]")
+    return tuple((question, answer) for question, answer in turns)
 
 
 def _typed(record: Mapping[str, Any], name: str, kind: type, where: str) -> Any:

@@ -1,19 +1,27 @@
 """A dataset index in, a printed summary out: samples, questions by type and tag, image sizes, shards, bytes."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from data_shards.dataset_file import read_dataset_file
 from data_shards.index import DatasetIndex, load_index
 from data_shards.read import read_frame
 from data_shards.schema import QUESTION_KINDS
+from data_shards.tiling import ViewLayout, tiles_per_image
 
+_PERCENTILES = (0, 50, 99, 100)
 _TAG_NAMES = {0: "0 accuracy", 1: "1 judge", 2: "2 language", 3: "3 match"}
 
 
-def summarise(directory: Path) -> str:
+def summarise(directory: Path, more: Iterable[tuple[str, str]] = ()) -> str:
     """Text lines on a directory of shards; reads every frame's questions and no image.
+
+    Args:
+        directory: of shards.
+        more: further names and values to list.
 
     Raises:
         ShardError: no usable shards.
@@ -28,6 +36,9 @@ def summarise(directory: Path) -> str:
     sizes = Counter(f"{width}x{height}" for entry in index.samples for width, height in entry.image_sizes)
     total = sum(kinds.values())
     known_kinds = {kind: kinds[kind] for kind in QUESTION_KINDS if kinds[kind]}
+    answers = [q.answer for frame in frames for q in frame.questions]
+    turns = Counter(len(q.history) + 1 for frame in frames for q in frame.questions)
+    per_sample = Counter(entry.num_images for entry in index.samples)
     rows = [
         ("directory", str(directory)),
         ("source", ", ".join(sorted({frame.source for frame in frames}))),
@@ -38,11 +49,39 @@ def summarise(directory: Path) -> str:
         ("  by type", _listed(known_kinds.items())),
         ("  by tag", _listed((_TAG_NAMES.get(tag, str(tag)), tags[tag]) for tag in sorted(tags))),
         ("  in test form", f"{tagged:,}"),
+        ("  by turns", _listed((f"{n}", turns[n]) for n in sorted(turns))),
+        (
+            "  answer",
+            f"{sum(map(len, answers)) / max(1, total):.0f} characters, longest {max(map(len, answers), default=0)}",
+        ),
         ("images", f"{sum(sizes.values()):,}"),
+        ("  a sample", _listed((f"{n}", per_sample[n]) for n in sorted(per_sample))),
         ("  by size", _listed(sizes.most_common())),
         ("key objects", f"{sum(len(frame.objects) for frame in frames):,}"),
+        ("left out", f"{info.left_out:,} rows" if info else "unknown"),
+        *more,
     ]
     return "\n".join(f"{name:<16}{value}" for name, value in rows)
+
+
+def tile_row(index: DatasetIndex, layout: ViewLayout) -> tuple[str, str]:
+    """Name and value of the tiles that samples take; images whose header does not parse are counted apart.
+
+    Raises:
+        LayoutError: an image for which the layout has no tiling.
+    """
+    sound = [entry for entry in index.samples if (0, 0) not in entry.image_sizes]
+    tiles = [sum(tiles_per_image(entry.image_sizes, layout)) for entry in sound]
+    unknown = f"; {len(index) - len(sound)} samples have an image without a size" if len(sound) < len(index) else ""
+    return "tiles", f"{spread(tiles)} a sample in mode {layout.mode}{unknown}"
+
+
+def spread(counts: Sequence[int]) -> str:
+    """Least, most, median and 99th percentile."""
+    if not counts:
+        return "none"
+    least, median, high, most = np.percentile(counts, _PERCENTILES, method="higher")
+    return f"{least:.0f} to {most:.0f}, median {median:.0f}, 99 % up to {high:.0f}"
 
 
 def _listed(counts: Iterable[tuple[str, int]]) -> str:

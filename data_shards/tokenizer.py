@@ -2,7 +2,9 @@
 special tokens comes out, token for token equal to the sentencepiece library on plain text."""
 
 import io
+import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,17 @@ from data_shards.chat import IMAGE_END, IMAGE_START, IMAGE_TOKEN, STOP, TURN_STA
 BOS, EOS, UNKNOWN = "<s>", "</s>", "<unk>"
 APPENDED_SPECIALS = (TURN_START, STOP, IMAGE_START, IMAGE_END, IMAGE_TOKEN)
 """Special tokens that follow the sentencepiece vocabulary, in this order, unless it already holds them."""
+
+INTERNLM2_PIECES = 92544
+"""Size of InternLM2's sentencepiece vocabulary."""
+
+INTERNLM2_RENAMED = ("<|plugin|>", "<|interpreter|>", "<|action_end|>", "<|action_start|>", STOP, TURN_START)
+"""InternLM2's chat tokens: they take the place of the last six pieces, ids 92538 to 92543 of its 92544."""
+
+INTERNVL_APPENDED = (IMAGE_START, IMAGE_END, IMAGE_TOKEN, "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>")
+"""What InternVL adds behind InternLM2's vocabulary, ids 92544 to 92552."""
+
+_RESERVED_PIECE = re.compile(r"\[UNUSED_TOKEN_\d+\]")
 
 PROTO: Any = sentencepiece_model_pb2
 """The sentencepiece file format; its classes are made when it is imported, where type checkers do not see them."""
@@ -82,16 +95,40 @@ def train_sentencepiece(lines: Iterable[str], out: Path, *, vocab_size: int, use
     return out
 
 
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a model directory: its `tokenizer.json`, or else its `tokenizer.model`, converted.
+
+    Raises:
+        TokenizerError: neither is there, or one that cannot be used.
+    """
+    if (directory / "tokenizer.json").is_file():
+        try:
+            return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise TokenizerError(f"{directory / 'tokenizer.json'}: does not load ({error}); copy it again") from error
+    if (directory / "tokenizer.model").is_file():
+        return tokenizer_from_sentencepiece(directory / "tokenizer.model")
+    raise TokenizerError(
+        f"{directory}: got no tokenizer.json and no tokenizer.model, expected one of them, as a saved tokenizer has"
+    )
+
+
 def tokenizer_from_sentencepiece(model: Path) -> PreTrainedTokenizerFast:
     """Convert a sentencepiece BPE model to a stock transformers fast tokenizer.
 
-    Ids of the pieces are kept; `APPENDED_SPECIALS` follow them. Padding is `</s>`; nothing is added to a text
-    (the chat template writes `<s>`). The attributes that transformers' InternVLProcessor reads are set.
+    Ids of the pieces are kept. Of InternLM2, known by its 92544 pieces or by its reserved last six
+    (`[UNUSED_TOKEN_141]` to `[UNUSED_TOKEN_146]`), these six become `INTERNLM2_RENAMED` and `INTERNVL_APPENDED` follow,
+    as in the checkpoints of InternVL2; behind any other model's pieces come `APPENDED_SPECIALS`. Padding is `</s>`;
+    nothing is added to a text (the chat template writes `<s>`). The attributes that transformers' processors for
+    InternVL read are set.
 
     Raises:
-        TokenizerError: the file is missing or no sentencepiece model, not BPE, without byte fallback, or rewrites text.
+        TokenizerError: the file is missing or no sentencepiece model, not BPE, without byte fallback, or rewrites text;
+            an `added_tokens.json` beside it gives its tokens other ids.
     """
     spec = _read_model(model)
+    renamed = _reserve_chat_tokens(spec)
+    specials = (*renamed, *(INTERNVL_APPENDED if renamed else APPENDED_SPECIALS))
     vocab = {piece.piece: i for i, piece in enumerate(spec.pieces)}
     core = Tokenizer(
         BPE(vocab=vocab, merges=_merges(spec, vocab), unk_token=UNKNOWN, byte_fallback=True, fuse_unk=True)
@@ -105,7 +142,8 @@ def tokenizer_from_sentencepiece(model: Path) -> PreTrainedTokenizerFast:
     user_defined = PROTO.ModelProto.SentencePiece.USER_DEFINED
     symbols = [piece.piece for piece in spec.pieces if piece.type == user_defined and len(piece.piece) > 1]
     core.add_tokens([AddedToken(symbol, normalized=False) for symbol in symbols])
-    core.add_special_tokens([AddedToken(t, normalized=False) for t in (UNKNOWN, BOS, EOS, *APPENDED_SPECIALS)])
+    core.add_special_tokens([AddedToken(t, normalized=False) for t in (UNKNOWN, BOS, EOS, *specials)])
+    _check_added_tokens(core, model)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         bos_token=BOS,
@@ -153,6 +191,37 @@ def _read_model(model: Path) -> Any:
     if wrong:
         raise TokenizerError(f"{model}: {'; '.join(wrong)}; another kind of model would not give the same tokens")
     return spec
+
+
+def _reserve_chat_tokens(spec: Any) -> tuple[str, ...]:
+    """Rename InternLM2's last pieces to its chat tokens, in place; none where the model is another."""
+    last = list(zip(spec.pieces[-len(INTERNLM2_RENAMED) :], INTERNLM2_RENAMED, strict=True))
+    reserved = all(_RESERVED_PIECE.fullmatch(piece.piece) or piece.piece == token for piece, token in last)
+    if not reserved and len(spec.pieces) != INTERNLM2_PIECES:
+        return ()
+    for piece, token in last:
+        piece.piece, piece.type = token, PROTO.ModelProto.SentencePiece.CONTROL
+    return INTERNLM2_RENAMED
+
+
+def _check_added_tokens(core: Tokenizer, model: Path) -> None:
+    file = model.with_name("added_tokens.json")
+    if not file.is_file():
+        return
+    try:
+        expected = {str(token): int(number) for token, number in json.loads(file.read_bytes()).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise TokenizerError(f"{file}: does not parse ({error}), expected token names and their ids") from error
+    wrong = [
+        f"{token!r}: got {core.token_to_id(token)}, expected {number}"
+        for token, number in expected.items()
+        if core.token_to_id(token) != number
+    ]
+    if wrong:
+        raise TokenizerError(
+            f"{file}: other ids than the tokens of {model.name} have: {'; '.join(wrong)}; only InternLM2's tokenizer "
+            "with InternVL's nine tokens is known: is the file of another checkpoint?"
+        )
 
 
 def _merges(spec: Any, vocab: dict[str, int]) -> list[tuple[str, str]]:

@@ -9,8 +9,17 @@ from pathlib import Path
 
 from data_shards.atomic import atomic_file
 from data_shards.dataset_file import DatasetInfo, ShardInfo, write_dataset_file
-from data_shards.entries import ShardError
-from data_shards.index import index_path, index_shard, read_index, shard_info, write_index
+from data_shards.entries import LeftOut, ShardError
+from data_shards.index import (
+    check_unique,
+    index_path,
+    index_shard,
+    key_hashes,
+    read_index,
+    read_shard_index,
+    shard_info,
+    write_index,
+)
 from data_shards.schema import RawFrame, check_frame, frame_to_json, member_suffix
 
 
@@ -48,7 +57,7 @@ def write_shards(
     kept = sorted(out_dir.glob("*.tar"))
     if any(tar.name >= shard_name(first_shard) for tar in kept):
         raise ShardError(f"{out_dir}: holds {kept[-1].name} already; name an empty directory or remove its shards")
-    seen = {entry.key for tar in kept for entry in read_index(tar)}
+    seen = {key for tar in kept for key in read_index(tar).keys}
     write_dataset_file(out_dir, DatasetInfo(source=source, licence=licence, complete=False))
     remaining, number = iter(frames), first_shard
     while chunk := list(islice(remaining, samples_per_shard)):
@@ -61,10 +70,11 @@ def write_shards(
     return finish_dataset(out_dir, source=source, licence=licence)
 
 
-def write_shard(frames: Iterable[RawFrame], tar: Path) -> ShardInfo:
+def write_shard(frames: Iterable[RawFrame | LeftOut], tar: Path) -> ShardInfo:
     """Write one shard and its index; the tar appears whole, with modification times and owners zero.
 
-    The index is made from the bytes written, so a shard that has one was readable to its end.
+    The index is made from the bytes written, so a shard that has one was readable to its end. Rows that are left out
+    are listed in it.
 
     Raises:
         SchemaError: a frame that is not of the schema.
@@ -73,12 +83,12 @@ def write_shard(frames: Iterable[RawFrame], tar: Path) -> ShardInfo:
     from webdataset import TarWriter  # brings torch, which looking at shards does without
 
     index_path(tar).unlink(missing_ok=True)
+    left_out: list[LeftOut] = []
     with atomic_file(tar) as file, TarWriter(file, user="", group="", mtime=0, encoder=False, compress=False) as writer:
-        for key, sample in _samples(frames, tar):
+        for key, sample in _samples(frames, tar, left_out):
             writer.write({"__key__": key, **sample})
-    entries = index_shard(tar)
-    write_index(tar, entries)
-    return shard_info(tar, entries)
+    write_index(tar, index_shard(tar), left_out=left_out)
+    return shard_info(tar)
 
 
 def finish_dataset(out_dir: Path, *, source: str, licence: str, build: dict[str, object] | None = None) -> DatasetInfo:
@@ -90,23 +100,37 @@ def finish_dataset(out_dir: Path, *, source: str, licence: str, build: dict[str,
     tars = sorted(out_dir.glob("*.tar"))
     if not tars:
         raise ShardError(f"{out_dir}: no frame to write; check the annotations, the scenes and the split asked for")
-    shards: list[ShardInfo] = []
-    seen: dict[str, str] = {}
-    for tar in tars:
-        entries = read_index(tar)
-        twice = next((entry.key for entry in entries if entry.key in seen), None)
-        if twice is not None:
-            raise ShardError(f"{tar}: frame {twice} is also in {seen[twice]}; keys are unique within a dataset")
-        seen.update({entry.key: tar.name for entry in entries})
-        shards.append(shard_info(tar, entries))
-    info = DatasetInfo(source=source, licence=licence, shards=tuple(shards), build=build or {})
+    hashes = [key_hashes(read_index(tar)) for tar in tars]
+    check_unique(out_dir, hashes, lambda: map(read_index, tars))
+    shards = [shard_info(tar) for tar in tars]
+    info = DatasetInfo(
+        source=source,
+        licence=licence,
+        shards=tuple(shards),
+        build=build or {},
+        left_out=sum(len(item.lines) for item in rows_left_out(out_dir)),
+    )
     write_dataset_file(out_dir, info)
     return info
 
 
-def _samples(frames: Iterable[RawFrame], tar: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+def rows_left_out(out_dir: Path) -> list[LeftOut]:
+    """The rows that the shards of a directory left out, shard by shard.
+
+    Raises:
+        ShardError: an index that does not parse.
+    """
+    return [item for tar in sorted(out_dir.glob("*.tar")) for item in read_shard_index(tar).left_out]
+
+
+def _samples(
+    frames: Iterable[RawFrame | LeftOut], tar: Path, left_out: list[LeftOut]
+) -> Iterator[tuple[str, dict[str, bytes]]]:
     seen: set[str] = set()
     for frame in frames:
+        if isinstance(frame, LeftOut):
+            left_out.append(frame)
+            continue
         check_frame(frame)
         if frame.key in seen:
             raise ShardError(f"{tar}: frame {frame.key} occurs twice; keys are unique within a dataset")

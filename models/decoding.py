@@ -1,11 +1,11 @@
-"""Greedy answers for packs: prefixes and questions in, answer tokens out; a prefix is computed and kept once for all
-its questions, each of which keeps only its own keys and values.
+"""Answers for packs: prefixes and questions in, answer tokens out, greedy ones unless told otherwise; a prefix is
+computed and kept once for all its questions, each of which keeps only its own keys and values.
 
 Shape suffixes: N tokens of the pack, R rows (questions still being answered), Q most rows of a prefix, S own tokens of
 a row, K key-value heads, D head width.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,6 +19,14 @@ from models.vlm import pack_embeddings
 
 _KEEP_ROWS_ABOVE = 0.85
 """Finished rows are taken out of the batch once fewer than this share of its rows are still being written."""
+
+Choose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Logits [R, V] and the question of each row [R] in, the next token of each row [R] out."""
+
+
+def most_likely(logits_RV: torch.Tensor, question_R: torch.Tensor) -> torch.Tensor:
+    """The greedy choice."""
+    return logits_RV.argmax(dim=-1)
 
 
 @dataclass(kw_only=True)
@@ -68,6 +76,7 @@ def greedy_answers(
     dummy_tile: bool,
     stop_ids: Collection[int],
     max_new_tokens: int,
+    choose: Choose = most_likely,
 ) -> list[list[int]]:
     """Answer every segment of a pack: the tokens that stock greedy generation gives for prefix + segment alone.
 
@@ -77,6 +86,7 @@ def greedy_answers(
         pixel_values: [T, 3, S, S]; one of zeros with `dummy_tile` where the pack has no image.
         stop_ids: tokens that end an answer.
         max_new_tokens: longest answer.
+        choose: picks the next tokens; called once a step for all rows still in the batch, some of which may have ended.
 
     Returns:
         Tokens of each answer, segments in the order of the pack, without the stop token.
@@ -89,10 +99,10 @@ def greedy_answers(
         with attention_set_to(vlm, PACK_ATTENTION):
             cache, hidden_ND = _prefill(vlm, embeds_1ND, position_ids, layout)
         prefixes, rows, last = _split(cache, segment_ids, groups, position_ids)
-        rows.token = vlm.lm_head(hidden_ND[last]).argmax(dim=-1)
+        rows.token = choose(vlm.lm_head(hidden_ND[last]), rows.question)
         del cache, hidden_ND  # a long pack's states, which the loop needs no more
         with attention_set_to(vlm, PREFIX_ATTENTION):
-            return _write(vlm, prefixes, rows, frozenset(stop_ids), max_new_tokens)
+            return _write(vlm, prefixes, rows, frozenset(stop_ids), max_new_tokens, choose)
 
 
 def _prefill(
@@ -116,6 +126,7 @@ def _write(
     rows: Rows,
     stop_ids: Collection[int],
     max_new_tokens: int,
+    choose: Choose,
 ) -> list[list[int]]:
     """The decoding loop; tokens are read back once a step."""
     answers: list[list[int]] = [[] for _ in rows.question]
@@ -136,12 +147,16 @@ def _write(
         if len(open_rows) < _KEEP_ROWS_ABOVE * len(rows.question):
             prefixes = _drop_finished(prefixes, rows, open_rows)
             slots = rows.slots(len(prefixes.visible))
-        _step(vlm, prefixes, rows, slots)
+        _step(vlm, prefixes, rows, slots, choose)
     return answers
 
 
 def _step(
-    vlm: InternVLForConditionalGeneration, prefixes: Prefixes, rows: Rows, slots: tuple[torch.Tensor, int]
+    vlm: InternVLForConditionalGeneration,
+    prefixes: Prefixes,
+    rows: Rows,
+    slots: tuple[torch.Tensor, int],
+    choose: Choose,
 ) -> None:
     """Run one token of every row and choose the next."""
     rows.visible = torch.cat([rows.visible, torch.ones_like(rows.visible[:, :1])], dim=1)
@@ -154,7 +169,7 @@ def _step(
         slots=slots,
         own_visible=rows.visible,
     ).last_hidden_state[:, 0]
-    rows.token = vlm.lm_head(hidden).argmax(dim=-1)
+    rows.token = choose(vlm.lm_head(hidden), rows.question)
     rows.position = rows.position + 1
 
 

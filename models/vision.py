@@ -46,6 +46,24 @@ def patch_features(tower: InternVLVisionModel, pixels: torch.Tensor, last_k: int
     return kept
 
 
+class TowerFeatures(nn.Module):
+    """`patch_features` of a frozen tower as a module's own forward, by which ZeRO-3 knows when a pass begins."""
+
+    def __init__(self, tower: InternVLVisionModel) -> None:
+        super().__init__()
+        self.tower = tower.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "TowerFeatures":
+        """Stays in evaluation mode, whatever it is a part of: DropPath is off."""
+        return super().train(False)
+
+    def forward(self, pixels: torch.Tensor, last_k: int) -> list[torch.Tensor]:
+        """See `patch_features`; without gradient."""
+        with torch.no_grad():
+            return patch_features(self.tower, pixels, last_k)
+
+
 class DropPath(nn.Module):
     """Stochastic depth (arXiv 1603.09382): drops a residual branch of whole tiles, scales the others by 1 / (1 - rate).
 

@@ -3,10 +3,7 @@
 Shape suffixes: N tokens of a pack, T tiles, S tile side in pixels, M label tokens, V vocabulary, D width.
 """
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -17,37 +14,54 @@ from transformers import (
     InternVLVisionModel,
     LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedModel,
 )
 
-from models.attention import PACK_ATTENTION, PackLayout, register_pack_attention
-from models.presets import vlm_config
-from models.projector import LinearProjectorVLM, vlm_class
+from models.attention import PACK_ATTENTION, Backend, PackLayout, register_pack_attention
+from models.blanks import (
+    drawn_language,
+    drawn_vision,
+    drawn_vlm,
+    joined_vlm,
+    stored_language,
+    stored_vision,
+    stored_vlm,
+)
+from models.label_loss import LabelLosses, label_losses
+from models.loading import Blank, HeldWeights, ModelError, fill, model_architectures
+from models.saving import save_model
 
-M = TypeVar("M", bound=PreTrainedModel)
-
-POSITION_STD = 0.02
-
-
-class ModelError(ValueError):
-    """A model directory that cannot be loaded as what it should be; the message names directory and fix."""
+__all__ = [
+    "ModelError",
+    "PackedVLM",
+    "build_language",
+    "build_vision",
+    "build_vlm",
+    "join_vlm",
+    "load_language",
+    "load_vision",
+    "load_vlm",
+    "model_architectures",
+    "pack_embeddings",
+    "save_model",
+    "tile_side",
+]
 
 
 def build_vision(config: InternVLVisionConfig, generator: torch.Generator) -> InternVLVisionModel:
     """A tower with fresh weights drawn from `generator`."""
-    return _build(InternVLVisionModel, config, generator)
+    return fill(drawn_vision(config, generator))
 
 
 def build_language(config: LlamaConfig, generator: torch.Generator) -> LlamaForCausalLM:
     """A language model with fresh weights drawn from `generator`."""
-    return _build(LlamaForCausalLM, config, generator)
+    return fill(drawn_language(config, generator))
 
 
 def build_vlm(
     config: InternVLConfig, generator: torch.Generator, *, projector: str = "mlp"
 ) -> InternVLForConditionalGeneration:
     """A whole model with fresh weights drawn from `generator`; see `models.presets` for configurations."""
-    return _build(vlm_class(projector), config, generator)
+    return fill(drawn_vlm(config, generator, projector=projector))
 
 
 def join_vlm(
@@ -59,11 +73,8 @@ def join_vlm(
     projector: str = "mlp",
 ) -> InternVLForConditionalGeneration:
     """A whole model from a trained tower and a trained language model, with a fresh projector. Weights are copied."""
-    vlm = build_vlm(vlm_config(vision.config, language.config, image_token_id), generator, projector=projector)
-    vlm.model.vision_tower.load_state_dict(vision.state_dict())
-    vlm.model.language_model.load_state_dict(language.model.state_dict())
-    vlm.lm_head.load_state_dict(language.lm_head.state_dict())
-    return vlm
+    held = Blank(vision, HeldWeights(vision)), Blank(language, HeldWeights(language))
+    return fill(joined_vlm(*held, image_token_id=image_token_id, generator=generator, projector=projector))
 
 
 def load_vision(path: Path, dtype: torch.dtype = torch.float32) -> InternVLVisionModel:
@@ -72,9 +83,7 @@ def load_vision(path: Path, dtype: torch.dtype = torch.float32) -> InternVLVisio
     Raises:
         ModelError: no such model there, or weights that do not fit its configuration.
     """
-    if InternVLVisionModel.__name__ in model_architectures(path):
-        return _load(InternVLVisionModel, path, dtype)
-    return load_vlm(path, dtype).model.vision_tower
+    return fill(stored_vision(path), dtype).eval()
 
 
 def load_language(path: Path, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
@@ -83,7 +92,7 @@ def load_language(path: Path, dtype: torch.dtype = torch.float32) -> LlamaForCau
     Raises:
         ModelError: no such model there, or weights that do not fit its configuration.
     """
-    return _load(LlamaForCausalLM, path, dtype)
+    return fill(stored_language(path), dtype).eval()
 
 
 def load_vlm(path: Path, dtype: torch.dtype = torch.float32) -> InternVLForConditionalGeneration:
@@ -92,30 +101,7 @@ def load_vlm(path: Path, dtype: torch.dtype = torch.float32) -> InternVLForCondi
     Raises:
         ModelError: no such model there, or weights that do not fit its configuration.
     """
-    linear = LinearProjectorVLM.__name__ in model_architectures(path)
-    return _load(LinearProjectorVLM if linear else InternVLForConditionalGeneration, path, dtype)
-
-
-def save_model(model: PreTrainedModel, path: Path, *, state: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Write config.json and safetensors; `state` replaces the model's own state where ZeRO-3 has it partitioned."""
-    model.save_pretrained(path, state_dict=None if state is None else dict(state))
-
-
-def model_architectures(path: Path) -> list[str]:
-    """The class names in a model directory's config.json.
-
-    Raises:
-        ModelError: no readable config.json there.
-    """
-    file = path / "config.json"
-    if not file.is_file():
-        raise ModelError(f"{file}: no such file, expected a saved model; give the directory that holds config.json")
-    try:
-        return list(json.loads(file.read_text()).get("architectures") or [])
-    except (ValueError, AttributeError) as error:
-        raise ModelError(
-            f"{file}: got text that is no JSON object ({error}), expected a model configuration"
-        ) from error
+    return fill(stored_vlm(path), dtype).eval()
 
 
 def pack_embeddings(
@@ -147,16 +133,21 @@ class PackedVLM(nn.Module):
     runs its layers again during the backward pass. Only submodules' own forwards touch parameters, as ZeRO-3 needs.
     """
 
-    def __init__(self, vlm: InternVLForConditionalGeneration) -> None:
+    def __init__(self, vlm: InternVLForConditionalGeneration, attention: Backend | None = None) -> None:
+        """Wrap a model; with `attention` the vision tower takes its kernels as well, else it keeps its own."""
         super().__init__()
         register_pack_attention()
         self.vlm = vlm
-        language = vlm.model.language_model
+        tower, language = vlm.model.vision_tower, vlm.model.language_model
+        self._former_vision = tower.config._attn_implementation
         self._former_attention = language.config._attn_implementation
+        if attention is not None:
+            tower.set_attn_implementation(attention.vision)
         language.set_attn_implementation(PACK_ATTENTION)
 
     def release(self) -> InternVLForConditionalGeneration:
         """Put the stock attention back and hand out the stock model; the wrapper is of no use afterwards."""
+        self.vlm.model.vision_tower.set_attn_implementation(self._former_vision)
         self.vlm.model.language_model.set_attn_implementation(self._former_attention)
         return self.vlm
 
@@ -172,8 +163,10 @@ class PackedVLM(nn.Module):
         layout: PackLayout,
         label_positions: torch.Tensor,
         dummy_tile: bool = False,
-    ) -> torch.Tensor:
-        """Logits of one pack at its label positions.
+        label_targets: torch.Tensor | None = None,
+        head_chunks: int = 1,
+    ) -> torch.Tensor | LabelLosses:
+        """Logits of one pack at its label positions, or with their targets the losses.
 
         Args:
             input_ids, position_ids: int64 [N].
@@ -182,9 +175,11 @@ class PackedVLM(nn.Module):
             label_positions: int64 [M], the tokens whose successors are predicted.
             dummy_tile: the pack has no image; its one tile runs through the tower, so that every rank calls it equally
                 often, and counts zero times.
+            label_targets: int64 [M], those successors.
+            head_chunks: see `models.label_loss`.
 
         Returns:
-            [M, V].
+            [M, V], or `LabelLosses` where there are targets.
 
         Raises:
             ValueError: the tiles' tokens and the pack's `<IMG_CONTEXT>` tokens differ in number.
@@ -195,39 +190,7 @@ class PackedVLM(nn.Module):
             use_cache=False,
             pack_layout=layout,
         )
-        return self.vlm.lm_head(outputs.last_hidden_state[0, label_positions])
-
-
-def _build(cls: type[M], config: InternVLConfig | InternVLVisionConfig | LlamaConfig, generator: torch.Generator) -> M:
-    """Stock classes draw from torch's global generator: seed a fork of it, and leave the global state alone."""
-    seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = cls(config)
-        for module in model.modules():
-            if isinstance(module, InternVLVisionModel):
-                _init_embeddings(module)
-    return model
-
-
-@torch.no_grad()
-def _init_embeddings(tower: InternVLVisionModel) -> None:
-    """The stock tower starts with all positions zero, as for loading weights: equal patches would stay equal."""
-    for parameter in (tower.embeddings.position_embeddings, tower.embeddings.cls_token):
-        nn.init.normal_(parameter, std=POSITION_STD)
-
-
-def _load(cls: type[M], path: Path, dtype: torch.dtype) -> M:
-    known = model_architectures(path)
-    if known and cls.__name__ not in known:
-        raise ModelError(f"{path / 'config.json'}: field 'architectures': got {known}, expected {cls.__name__}")
-    try:
-        loaded: Any = cls.from_pretrained(path, dtype=dtype, local_files_only=True, output_loading_info=True)
-    except (OSError, RuntimeError) as error:
-        raise ModelError(f"{path}: weights of {cls.__name__} cannot be loaded: {error}") from error
-    model, report = loaded
-    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
-    problems = {kind: sorted(report[kind]) for kind in kinds if report[kind]}
-    if problems:
-        raise ModelError(f"{path}: weights do not fit {cls.__name__}: {problems}; is the checkpoint of another model?")
-    return model
+        hidden_MD = outputs.last_hidden_state[0, label_positions]
+        if label_targets is None:
+            return self.vlm.lm_head(hidden_MD)
+        return label_losses(self.vlm.lm_head, hidden_MD, label_targets, head_chunks)

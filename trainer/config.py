@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from data_shards.remote_files import as_url
 from models.projector import PROJECTORS
 from trainer.recipe import Recipe
 from trainer.typed_yaml import ConfigError, apply_overrides, build, read_yaml
@@ -43,7 +44,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return (as_url(value) or str(value)) if isinstance(value, Path) else value
 
 
 def _derive(recipe: Recipe) -> tuple[Recipe, list[str]]:
@@ -95,6 +96,7 @@ def _check(recipe: Recipe) -> list[str]:
         "image_log_every": recipe.image_log_every,
         "checkpoint_every": recipe.checkpoint_every,
         "data.workers": data.workers,
+        "data.cache_gib": data.cache_gib,
         "optim.warmup": optim.warmup,
         "optim.grad_clip": optim.grad_clip,
         "optim.weight_decay": optim.weight_decay,
@@ -102,7 +104,12 @@ def _check(recipe: Recipe) -> list[str]:
         "distill.patch_logits": distill.patch_logits,
         **{f"optim.lr.{name}": rate for name, rate in dataclasses.asdict(optim.lr).items()},
     }
-    unit = {"optim.min_lr": optim.min_lr, "optim.betas.0": optim.betas[0], "optim.betas.1": optim.betas[1]}
+    unit = {
+        "data.max_bad_fraction": data.max_bad_fraction,
+        "optim.min_lr": optim.min_lr,
+        "optim.betas.0": optim.betas[0],
+        "optim.betas.1": optim.betas[1],
+    }
     problems = [f"{name}: got {value}, expected more than 0" for name, value in positive.items() if not value > 0]
     problems += [f"{name}: got {value}, expected 0 or more" for name, value in not_negative.items() if not value >= 0]
     problems += [f"{name}: got {value}, expected 0 to 1" for name, value in unit.items() if not 0 <= value <= 1]

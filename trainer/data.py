@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from data_shards.collate import Batch
-from data_shards.index import DatasetIndex, load_index
-from data_shards.lengths import sample_sizes, tile_sizes
+from data_shards.entries import ShardError
+from data_shards.index import DatasetIndex
+from data_shards.lengths import sample_sizes, shard_numbers, tile_sizes
 from data_shards.loader import FrameSource, PackLoader, TextSettings
-from data_shards.plan import MixtureEntry, PackLimits, PackStream, SampleSize, oversized
+from data_shards.plan import MixtureEntry, PackLimits, PackStream, SizeTable, oversized
+from data_shards.remote import CacheSettings, open_dataset
 from trainer.dist import Ranks
 from trainer.recipe import Recipe
 
@@ -30,6 +32,11 @@ class Data:
     text: TextSettings | None
     left_out: Sequence[tuple[int, int, int, int]]
 
+    @property
+    def num_samples(self) -> int:
+        """Frames of all datasets together."""
+        return sum(len(source.index) for source in self.sources)
+
     def loader(self, ranks: Ranks, start_position: int) -> PackLoader:
         """This rank's steps from a position in the plan on."""
         data = self.recipe.data
@@ -45,21 +52,31 @@ class Data:
             workers=data.workers,
             prefetch=data.prefetch,
             pin_memory=ranks.device().type == "cuda",
+            max_tiles=data.max_tiles,
         )
 
     def first_batches(self) -> Iterator[Batch]:
-        """Packs from the beginning of the plan, one by one, read in this process."""
+        """Packs from the beginning of the plan, one by one, read in this process; none without a usable frame.
+
+        Raises:
+            ShardError: a whole epoch has none.
+        """
         loader = PackLoader(self.sources, self.stream, layout=self.recipe.data.view, text=self.text)
-        for step in loader:
-            yield from step
+        empty = 0
+        for (batch,) in loader:
+            empty = 0 if batch.meta.num_samples else empty + 1
+            if not empty:
+                yield batch
+            elif empty >= self.stream.packs_an_epoch():
+                raise ShardError(f"no frame of the data can be used, among them {batch.meta.bad[0]}; mend the shards")
 
     def summary(self, world_size: int) -> list[str]:
         """Lines that say what will be read."""
         packs = self.recipe.steps * self.recipe.batch.micro_batches * world_size
-        epoch = self.stream.packs_in_epoch(0)
+        epoch = self.stream.packs_an_epoch()
         lines = [
             f"data: {source.name}: {len(source.index)} frames, "
-            f"{sum(entry.num_questions for entry in source.index.samples)} questions, weight {source.weight:g}"
+            f"{source.index.num_questions} questions, weight {source.weight:g}"
             for source in self.sources
         ]
         lines.append(
@@ -93,14 +110,18 @@ def make_data(recipe: Recipe, text: TextSettings | None, ranks: Ranks | None) ->
 
 def _make_data(recipe: Recipe, text: TextSettings | None) -> Data:
     data = recipe.data
-    sources = [FrameSource(name=d.name, index=load_index(d.path), weight=d.weight) for d in data.datasets]
-    mixture = [MixtureEntry(sizes=_sizes(recipe, text, s.index), weight=s.weight) for s in sources]
+    cache = CacheSettings(directory=data.cache_dir, max_bytes=round(data.cache_gib * (1 << 30)))
+    sources = [FrameSource(name=d.name, index=open_dataset(d.path, cache), weight=d.weight) for d in data.datasets]
+    mixture = [
+        MixtureEntry(sizes=_sizes(recipe, text, s.index), weight=s.weight, shards=shard_numbers(s.index))
+        for s in sources
+    ]
     limits = PackLimits(max_tokens=data.max_tokens if text else 1, max_tiles=data.max_tiles)
     stream = PackStream(mixture, limits, data.questions_per_visit if text else 1, recipe.seed)
     return Data(recipe=recipe, sources=sources, stream=stream, text=text, left_out=oversized(mixture, limits))
 
 
-def _sizes(recipe: Recipe, text: TextSettings | None, index: DatasetIndex) -> list[SampleSize]:
+def _sizes(recipe: Recipe, text: TextSettings | None, index: DatasetIndex) -> SizeTable:
     if text is None:
         return tile_sizes(index, recipe.data.view)
     return sample_sizes(

@@ -49,7 +49,7 @@ class Ranks:
 
     def device(self) -> torch.device:
         """Where this rank computes."""
-        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        return compute_device(self.local_rank)
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Sums over ranks, in float64."""
@@ -112,6 +112,11 @@ def _attempt(act: Callable[[], T]) -> tuple[T | None, Exception | None]:
         return act(), None
     except (ValueError, OSError, RuntimeError) as error:
         return None, error
+
+
+def compute_device(local_rank: int = 0) -> torch.device:
+    """Where models compute: a GPU where there is one."""
+    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def world_size_from_environment() -> int:

@@ -4,7 +4,7 @@ The only importer of deepspeed, and only when an engine is made.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from models.loading import give
+from trainer.dist import Ranks
 from trainer.ds_config import zero_stage
 from trainer.optim import ParamGroup
 
@@ -20,6 +22,54 @@ _TAG = "state"
 
 class EngineError(RuntimeError):
     """DeepSpeed cannot do what was asked; the message says what to change."""
+
+
+class Partition:
+    """Where ZeRO-3 puts parameters: the main rank reads each one whole, every rank keeps its part of it.
+
+    A `models.loading.Placement`; `place` and `serve` are called on all ranks, in the same order. A rank holds its parts
+    and one parameter. What fails on the main rank is raised on all.
+    """
+
+    def __init__(self, config: Mapping[str, Any], ranks: Ranks) -> None:
+        """Args: config: as `trainer.ds_config.resolve` returns, of ZeRO stage 3."""
+        assert zero_stage(config) == 3, "only ZeRO-3 partitions parameters"
+        deepspeed = _import_deepspeed()
+        backend = deepspeed.accelerator.get_accelerator().communication_backend_name()
+        deepspeed.init_distributed(dist_backend=backend, dist_init_required=False)
+        self._config = dict(config)
+        self._ranks = ranks
+        self._split: Callable[..., None] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where whole parameters are gathered, and where buffers belong."""
+        return self._ranks.device()
+
+    def place(self, parameter: nn.Parameter, dtype: torch.dtype, read: Callable[[], torch.Tensor]) -> None:
+        """See `models.loading.Placement`.
+
+        Raises:
+            MainRankError: on the other ranks, where `read` raised on the main one.
+        """
+        values: list[torch.Tensor] = []
+        self._ranks.on_main(lambda: values.append(read().to(device=self.device, dtype=dtype)))
+        give(parameter, values.pop() if values else torch.empty(parameter.shape, dtype=dtype, device=self.device))
+        if self._split is None:
+            _import_deepspeed().zero.Init(module=nn.ParameterList([parameter]), config_dict_or_path=self._config)
+            self._split = parameter.convert_to_zero_parameters  # type: ignore[attr-defined]
+        else:
+            self._split(param_list=[parameter])
+
+    def serve(self, module: nn.Module) -> Callable[..., Any]:
+        """The forward of a frozen module whose parameters were placed here; they are gathered as they are needed."""
+        config = {name: value for name, value in self._config.items() if name != "optimizer"}
+        config["zero_optimization"] = {
+            name: value for name, value in self._config["zero_optimization"].items() if name != "offload_optimizer"
+        }
+        engine, *_ = _import_deepspeed().initialize(model=module, config=config, dist_init_required=False)
+        engine.eval()
+        return engine
 
 
 class Engine:
@@ -52,7 +102,6 @@ class Engine:
                 '"torch_adam": true into optimizer.params of the DeepSpeed configuration, which needs no compiler'
             ) from error
         self._peaks = {group.name: group.lr for group in groups}
-        self._partitioned = zero_stage(config) == 3
 
     @property
     def device(self) -> torch.device:
@@ -103,9 +152,7 @@ class Engine:
 
     def gathered(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
         """Within this context the whole parameters are readable on every rank."""
-        if not self._partitioned:
-            return nullcontext()
-        return _import_deepspeed().zero.GatheredParameters(list(parameters))
+        return _gathered(parameters)
 
     def state_dict(self, module: nn.Module, *, keep: bool) -> dict[str, torch.Tensor]:
         """Whole parameters and persistent buffers of a submodule on the CPU, gathered one by one.
@@ -114,15 +161,24 @@ class Engine:
             module: the engine's module, or part of it.
             keep: False on ranks that only take part, which get an empty dictionary.
         """
-        state: dict[str, torch.Tensor] = {}
-        for name, parameter in module.named_parameters(remove_duplicate=False):
-            with self.gathered([parameter]):
-                if keep:
-                    state[name] = parameter.detach().cpu().clone()
+        state = {name: value.cpu().clone() for name, value in whole_parameters(module) if keep}
         if keep:
             names = set(module.state_dict().keys())
             state.update({n: b.detach().cpu().clone() for n, b in module.named_buffers() if n in names})
         return state
+
+
+def whole_parameters(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters by name, each whole on every rank until the next is asked for; to be taken on all ranks alike."""
+    for name, parameter in module.named_parameters():
+        with _gathered([parameter]):
+            yield name, parameter.detach()
+
+
+def _gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+        return nullcontext()
+    return _import_deepspeed().zero.GatheredParameters(list(parameters))
 
 
 def _import_deepspeed() -> Any:

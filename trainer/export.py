@@ -1,29 +1,32 @@
 """A finished run in, a complete directory out that stock transformers loads: weights, configuration, tokenizer, chat
-template, generation and processor settings, and no code."""
+template, generation and processor settings, a model card, and no code."""
 
 import argparse
-import json
 import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
-from transformers import (
-    GenerationConfig,
-    InternVLForConditionalGeneration,
-    InternVLVisionModel,
-    PreTrainedTokenizerFast,
-)
-from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers import InternVLForConditionalGeneration, InternVLVisionModel, PreTrainedTokenizerFast
 
 from data_shards.atomic import TEMPORARY_SUFFIX
-from data_shards.chat import IMAGE_TOKEN, STOP
+from data_shards.chat import IMAGE_TOKEN
+from data_shards.tokenizer import TokenizerError, load_tokenizer
+from models.blanks import stored_vlm
+from models.convert import convert
+from models.loading import Blank, model_architectures
 from models.projector import LinearProjectorVLM
-from models.vision import IMAGE_MEAN, IMAGE_STD
-from models.vlm import load_vlm, model_architectures, save_model, tile_side
+from models.vlm import tile_side
+from trainer.export_card import ExportFacts, model_card
+from trainer.export_processor import generation_config, remarks, write_processor
+from trainer.export_weights import num_parameters, size_in_bytes, write_weights
 from trainer.preprocessing import Preprocessing, read_preprocessing, write_preprocessing
+
+MAX_SHARD_SIZE = "5GB"
 
 
 class ExportError(ValueError):
@@ -31,12 +34,19 @@ class ExportError(ValueError):
 
 
 def export(
-    source: Path, out_dir: Path, *, allow_custom: bool = False, recipe: Path | None = None, dtype: str | None = None
+    source: Path,
+    out_dir: Path,
+    *,
+    allow_custom: bool = False,
+    recipe: Path | None = None,
+    dtype: str | None = None,
+    max_shard_size: str = MAX_SHARD_SIZE,
+    to: Literal["transformers", "opengvlab"] = "transformers",
 ) -> list[str]:
     """Write the model of a run as a directory for stock transformers; whole or not at all.
 
-    `AutoModelForImageTextToText`, `AutoTokenizer` and `AutoImageProcessor` load it; `AutoProcessor` as well where
-    torchvision is installed, which transformers' InternVL video processor needs.
+    `AutoModelForImageTextToText`, `AutoTokenizer`, `AutoProcessor` and `pipeline("image-text-to-text")` load it, with
+    or without torchvision. Weights are copied tensor by tensor: a shard of them is held in memory.
 
     Args:
         source: a run directory with `model/`, or such a model directory itself.
@@ -44,6 +54,8 @@ def export(
         allow_custom: export a model with the `linear` projector, which only `models.vlm.load_vlm` can load.
         recipe: where view, template and system message are read, if not from the run.
         dtype: `float32`, `bfloat16` or `float16`; as saved where None.
+        max_shard_size: largest file of weights, such as `5GB` or `500MB`.
+        to: `opengvlab` writes the layout of OpenGVLab's checkpoints instead, for programs made for those.
 
     Returns:
         Remarks for the user: where stock preprocessing differs from the model's own.
@@ -51,26 +63,92 @@ def export(
     Raises:
         ExportError: a run that holds no whole model, a tokenizer that is missing or of another model, a non-stock
             projector without `allow_custom`, an `out_dir` that is in use.
-        ModelError, PreprocessingError, ConfigError: from reading the parts.
+        ModelError, PreprocessingError, ConfigError, ShardError, ConvertError: from reading the parts.
+        ValueError: a shard size that is none.
     """
+    shard_bytes = size_in_bytes(max_shard_size)
     model_dir = source / "model" if (source / "model").is_dir() else source
     custom = _check_architecture(model_dir, allow_custom)
     _check_free(out_dir)
-    settings = read_preprocessing(model_dir, recipe)
-    tokenizer = _tokenizer(model_dir)
-    model = load_vlm(model_dir, _dtype(model_dir, dtype))
-    _check_fit(model_dir, model, tokenizer, settings)
+    parts = _read_parts(model_dir, recipe, custom=custom)
+    chosen = getattr(torch, dtype) if dtype else None
 
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     partial = out_dir.with_name(f".{out_dir.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
-        _write(partial, model, tokenizer, settings)
+        partial.mkdir()
+        written = _write(partial / "transformers", parts, out_dir.name, chosen, shard_bytes)
+        if to == "opengvlab":
+            written = _to_opengvlab(written, parts, out_dir.name, shard_bytes)
         if out_dir.is_dir():
             out_dir.rmdir()
-        partial.rename(out_dir)
+        written.rename(out_dir)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return _remarks(settings, custom)
+    return parts.notes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What an export is made of."""
+
+    blank: Blank[InternVLForConditionalGeneration]
+    tokenizer: PreTrainedTokenizerFast
+    settings: Preprocessing
+    recipe: Path | None
+    summary: Path | None
+    notes: list[str]
+
+    def card(self, title: str, *, stock: bool) -> str:
+        """The model card, once the weights are written."""
+        model = self.blank.model
+        facts = ExportFacts(
+            title=title,
+            num_parameters=num_parameters(model),
+            dtype=str(model.config.dtype).removeprefix("torch."),
+            settings=self.settings,
+            remarks=self.notes,
+            recipe=self.recipe,
+            summary=self.summary,
+            stock=stock,
+        )
+        return model_card(facts)
+
+
+def _read_parts(model_dir: Path, recipe: Path | None, *, custom: bool) -> _Parts:
+    settings = read_preprocessing(model_dir, recipe)
+    tokenizer, blank = _tokenizer(model_dir), stored_vlm(model_dir)
+    _check_fit(model_dir, blank.model, tokenizer, settings)
+    return _Parts(
+        blank=blank,
+        tokenizer=tokenizer,
+        settings=settings,
+        recipe=recipe or _beside(model_dir, "recipe.yaml"),
+        summary=_beside(model_dir, "summary.json"),
+        notes=remarks(settings, custom=custom),
+    )
+
+
+def _write(directory: Path, parts: _Parts, title: str, dtype: torch.dtype | None, shard_bytes: int) -> Path:
+    generation = generation_config(parts.tokenizer)
+    write_weights(parts.blank, directory, generation, dtype=dtype, max_shard_bytes=shard_bytes)
+    write_processor(directory, parts.tokenizer, parts.settings, parts.blank.model.config.image_seq_length)
+    (directory / "README.md").write_text(parts.card(title, stock=True), encoding="utf-8")
+    return directory
+
+
+def _to_opengvlab(stock: Path, parts: _Parts, title: str, shard_bytes: int) -> Path:
+    directory = stock.with_name("opengvlab")
+    parts.notes.extend(convert(stock, directory, to="opengvlab", max_shard_bytes=shard_bytes))
+    write_preprocessing(parts.settings, directory)
+    (directory / "README.md").write_text(parts.card(title, stock=False), encoding="utf-8")
+    return directory
+
+
+def _beside(model_dir: Path, name: str) -> Path | None:
+    """A file of the run that made a model."""
+    file = model_dir.parent / name
+    return file if model_dir.name == "model" and file.is_file() else None
 
 
 def _check_architecture(model_dir: Path, allow_custom: bool) -> bool:
@@ -103,17 +181,13 @@ def _check_free(out_dir: Path) -> None:
 
 
 def _tokenizer(model_dir: Path) -> PreTrainedTokenizerFast:
-    if not (model_dir / "tokenizer.json").is_file():
+    try:
+        return load_tokenizer(model_dir)
+    except TokenizerError as error:
         raise ExportError(
-            f"{model_dir}: got no tokenizer.json, expected the tokenizer beside the weights; copy there the "
-            "directory that the recipe named as model.tokenizer"
-        )
-    return PreTrainedTokenizerFast.from_pretrained(model_dir, local_files_only=True)
-
-
-def _dtype(model_dir: Path, name: str | None) -> torch.dtype:
-    record = json.loads((model_dir / "config.json").read_text())
-    return getattr(torch, name or record.get("dtype") or "float32")
+            f"{error}; the tokenizer belongs beside the weights: copy there the directory that the recipe named as "
+            "model.tokenizer"
+        ) from error
 
 
 def _check_fit(
@@ -123,10 +197,11 @@ def _check_fit(
     settings: Preprocessing,
 ) -> None:
     image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    if image_token != model.config.image_token_id or len(tokenizer) > model.lm_head.out_features:
+    rows = model.lm_head.out_features
+    if image_token != model.config.image_token_id or len(tokenizer) != rows:
         raise ExportError(
-            f"{model_dir}: got a tokenizer of {len(tokenizer)} tokens with {IMAGE_TOKEN} = {image_token}, expected at "
-            f"most {model.lm_head.out_features} with {IMAGE_TOKEN} = {model.config.image_token_id}; the "
+            f"{model_dir}: got a tokenizer of {len(tokenizer)} tokens with {IMAGE_TOKEN} = {image_token}, expected "
+            f"{rows}, as many as the embedding has rows, with {IMAGE_TOKEN} = {model.config.image_token_id}; the "
             "tokenizer beside the weights is of another model"
         )
     if settings.view.tile_size != tile_side(model):
@@ -136,64 +211,6 @@ def _check_fit(
         )
 
 
-def _write(
-    directory: Path,
-    model: InternVLForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
-    settings: Preprocessing,
-) -> None:
-    directory.mkdir(parents=True)
-    model.generation_config = _generation_config(tokenizer)
-    save_model(model, directory)
-    tokenizer.chat_template = settings.chat().jinja()
-    # InternVLProcessor takes every video token of a prompt for a video: it must not be the image token.
-    tokenizer.video_token = tokenizer.unk_token
-    tokenizer.save_pretrained(directory)
-    _image_processor(settings).save_pretrained(directory)
-    processor = {"processor_class": "InternVLProcessor", "image_seq_length": model.config.image_seq_length}
-    (directory / "processor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
-    write_preprocessing(settings, directory)
-
-
-def _generation_config(tokenizer: PreTrainedTokenizerFast) -> GenerationConfig:
-    """Greedy, as evaluated; an answer ends at the end of its turn."""
-    return GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=[tokenizer.convert_tokens_to_ids(STOP), tokenizer.eos_token_id],
-        pad_token_id=tokenizer.pad_token_id,
-        do_sample=False,
-    )
-
-
-def _image_processor(settings: Preprocessing) -> GotOcr2ImageProcessorPil:
-    """The stock processor with the same tiling; one tile an image is said by `max_patches`, which InternVL's stock
-    processor class obeys (it sets `crop_to_patches` itself)."""
-    view = settings.view
-    several = view.dynamic_resolution and view.max_tiles > 1
-    return GotOcr2ImageProcessorPil(
-        size={"height": view.tile_size, "width": view.tile_size},
-        crop_to_patches=several,
-        min_patches=1,
-        max_patches=view.max_tiles if several else 1,
-        image_mean=list(IMAGE_MEAN),
-        image_std=list(IMAGE_STD),
-    )
-
-
-def _remarks(settings: Preprocessing, custom: bool) -> list[str]:
-    view, remarks = settings.view, []
-    if custom:
-        remarks.append("the `linear` projector is not of stock transformers: load it with models.vlm.load_vlm")
-    if view.mode == "canvas":
-        remarks.append(
-            f"the stock processor does not stitch: give it the six views as one {6 * view.tile_size}x"
-            f"{2 * view.tile_size} canvas"
-        )
-    if not view.thumbnail and view.dynamic_resolution and view.max_tiles > 1:
-        remarks.append("the stock processor adds a thumbnail, with which the model was not trained")
-    return remarks
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 with a message where the run cannot be exported."""
     parser = argparse.ArgumentParser(prog="python -m trainer.export", description=__doc__)
@@ -201,18 +218,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out_dir", type=Path, help="directory to write; must not exist")
     parser.add_argument("--allow-custom", action="store_true", help="also export the `linear` projector")
     parser.add_argument("--recipe", type=Path, help="take view, template and system message from this recipe")
+    parser.add_argument(
+        "--max-shard-size", default=MAX_SHARD_SIZE, help="largest file of weights, such as 500MB (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--to", choices=["transformers", "opengvlab"], default="transformers", help="layout (default: %(default)s)"
+    )
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="as saved where not given")
     args = parser.parse_args(arguments)
     try:
-        remarks = export(
-            args.run_dir, args.out_dir, allow_custom=args.allow_custom, recipe=args.recipe, dtype=args.dtype
+        notes = export(
+            args.run_dir,
+            args.out_dir,
+            allow_custom=args.allow_custom,
+            recipe=args.recipe,
+            dtype=args.dtype,
+            max_shard_size=args.max_shard_size,
+            to=args.to,
         )
     except ValueError as error:
         print(f"export: {error}", file=sys.stderr)
         return 2
-    for remark in remarks:
-        print(f"note: {remark}")
-    print(f"{args.out_dir}: written; load it with AutoModelForImageTextToText.from_pretrained")
+    for note in notes:
+        print(f"note: {note}")
+    how = "load it with AutoModelForImageTextToText.from_pretrained" if args.to == "transformers" else "see README.md"
+    print(f"{args.out_dir}: written; {how}")
     return 0
 
 

@@ -14,12 +14,12 @@ from trainer.checkpoint import CheckpointError, Checkpoints
 from trainer.config import Recipe, load_recipe, recipe_to_yaml
 from trainer.data import Data, make_data
 from trainer.dist import Ranks
-from trainer.ds_config import load_ds_config, precision, resolve
-from trainer.engine import Engine
+from trainer.ds_config import load_ds_config, precision, resolve, zero_stage
+from trainer.engine import Engine, Partition
 from trainer.loggers import announce, make_logger
 from trainer.loop import Run, fit
 from trainer.optim import training_table
-from trainer.run_dir import RunDir, write_model
+from trainer.run_dir import RunDir, frozen_record, write_model
 from trainer.stages import make_stage
 from trainer.stages.base import Preparation, Stage
 from trainer.state import StopRequest, TrainState, stop_on_signals
@@ -53,12 +53,13 @@ def describe(job: Job) -> str:
     recipe, notes = load_recipe(job.recipe, job.overrides)
     world_size = dist.world_size_from_environment()
     config = _resolve(job, recipe, world_size)
-    stage = make_stage(recipe, getattr(torch, precision(config)))
+    stage = make_stage(recipe, getattr(torch, precision(config)), loaded=False)
     data = make_data(recipe, stage.text, None)
     parts = [
         recipe_to_yaml(recipe).rstrip(),
         json.dumps(config, indent=2),
         *notes,
+        *stage.notes(),
         *data.summary(world_size),
         _table(stage),
     ]
@@ -74,11 +75,13 @@ def run_job(job: Job) -> Outcome:
         ranks = dist.init()
         if job.resume != "never" and ranks.on_main(lambda: _finished(run_dir, recipe)):
             return Outcome.DONE
-        stage = make_stage(recipe, getattr(torch, precision(config)))
+        stage = make_stage(recipe, getattr(torch, precision(config)), loaded=False)
         data = make_data(recipe, stage.text, ranks)
-        announce("\n".join([*notes, *data.summary(ranks.world_size), _table(stage)]))
-        ranks.on_main(lambda: _begin(job, run_dir, recipe, config, ranks))
-        engine = Engine(stage.model, stage.parameter_groups(), config)
+        announce("\n".join([*notes, *stage.notes(), *data.summary(ranks.world_size), _table(stage)]))
+        ranks.on_main(lambda: _begin(job, run_dir, stage, config, ranks))
+        groups = stage.parameter_groups()
+        stage.load(Partition(config, ranks) if zero_stage(config) == 3 else None)
+        engine = Engine(stage.model, groups, config)
         stage.prepare(_preparation(ranks, engine, run_dir, data))
         parts = _Parts(recipe=recipe, run_dir=run_dir, ranks=ranks, stage=stage, engine=engine, data=data, stop=stop)
         return _train(job, parts)
@@ -111,16 +114,18 @@ def _train(job: Job, parts: _Parts) -> Outcome:
             stage=parts.stage,
             engine=parts.engine,
             batches=iter(parts.data.loader(ranks, state.position)),
+            advance=parts.data.stream.advance,
             checkpoints=checkpoints,
             logger=logger,
             stop=parts.stop,
+            num_samples=parts.data.num_samples,
         )
         state, stopped = fit(run, state)
     finally:
         logger.close()
     if stopped:
         return Outcome.STOPPED
-    write_model(parts.stage, parts.engine, ranks, run_dir.model)
+    write_model(parts.stage.exported(), ranks, run_dir.model, parts.stage.save_extras)
     summary = ranks.on_main(lambda: run_dir.write_summary(recipe.stage, state))
     announce(
         f"{recipe.stage}: {summary['steps']} steps in {summary['seconds']:.0f} s, loss {summary['loss_first']:.4f} -> "
@@ -151,11 +156,13 @@ def _finished(run_dir: RunDir, recipe: Recipe) -> bool:
     return True
 
 
-def _begin(job: Job, run_dir: RunDir, recipe: Recipe, config: dict[str, Any], ranks: Ranks) -> None:
+def _begin(job: Job, run_dir: RunDir, stage: Stage, config: dict[str, Any], ranks: Ranks) -> None:
+    frozen = frozen_record(stage.frozen)
     aside = run_dir.move_aside() if job.resume == "never" else None
     if aside is not None:
         announce(f"--resume never: {run_dir.path} moved to {aside}")
-    run_dir.begin(recipe_to_yaml(recipe), config, ranks.world_size)
+    run_dir.check_frozen(frozen)
+    run_dir.begin(recipe_to_yaml(stage.recipe), config, ranks.world_size, frozen)
 
 
 def _preparation(ranks: Ranks, engine: Engine, run_dir: RunDir, data: Data) -> Preparation:

@@ -1,13 +1,14 @@
 """Stage, engine and batches in; a trained engine and the final state out."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from data_shards.collate import Batch, step_counts
+from trainer.bad_samples import BadSampleWatch
 from trainer.checkpoint import Checkpoints
 from trainer.dist import Ranks
 from trainer.engine import Engine
@@ -21,16 +22,23 @@ from trainer.state import StopRequest, TrainState
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Everything the loop works with; see the types."""
+    """Everything the loop works with; see the types.
+
+    Attributes:
+        advance: position in the plan and a number of packs to the position behind them.
+        num_samples: frames of all datasets, by which unusable ones are judged; 0 where it is not known.
+    """
 
     recipe: Recipe
     ranks: Ranks
     stage: Stage
     engine: Engine
     batches: Iterator[list[Batch]]
+    advance: Callable[[int, int], int]
     checkpoints: Checkpoints
     logger: Logger
     stop: StopRequest
+    num_samples: int = 0
 
 
 def fit(run: Run, state: TrainState) -> tuple[TrainState, bool]:
@@ -38,8 +46,12 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, bool]:
 
     Returns:
         the state reached, and whether it was a stop; a checkpoint of that state is then written.
+
+    Raises:
+        TooManyBadSamples: on all ranks, at the same step.
     """
     run.stage.train_mode()
+    watch = _watch(run, state)
     window = MetricWindow(names=run.stage.metric_names())
     packs = run.recipe.batch.micro_batches * run.ranks.world_size
     began = time.monotonic() - state.seconds
@@ -47,14 +59,17 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, bool]:
         started = time.perf_counter()
         batches = next(run.batches)
         window.data_wait += time.perf_counter() - started
-        weight, stop = run.ranks.sum([sum(map(run.stage.weight, batches)), float(bool(run.stop))])
+        own_weight = sum(map(run.stage.weight, batches))
+        weight, stop, *counts = run.ranks.sum([own_weight, float(bool(run.stop)), *watch.counts(batches)])
         if stop:
             return _stop(run, _flush(run, window, state), began), True
+        watch.update(batches, counts)
+        window.quarantined = watch.count
         _seed_step(run, state.step)
         rates = run.engine.set_lr(lr_factor(state.step, run.recipe))
         outs = train_step(run.stage, run.engine, batches, weight=weight, world_size=run.ranks.world_size)
         _note(window, run.recipe, batches, outs, weight)
-        state = replace(state, step=state.step + 1, position=state.position + packs)
+        state = replace(state, step=state.step + 1, position=run.advance(state.position, packs))
         window.seconds += time.perf_counter() - started
         if _due(state.step, run.recipe.image_log_every) or state.step == 1:
             _show(run, state.step, batches, outs)
@@ -80,10 +95,28 @@ def train_step(
     outs = []
     for batch in batches:
         out = stage.loss(engine, batch, engine.device)
+        if not stage.weight(batch):
+            out = _without_weight(out)
         engine.backward(out.total * scale)
         engine.step()
         outs.append(replace(out, total=out.total.detach()))
     return outs
+
+
+def _without_weight(out: LossOut) -> LossOut:
+    """Zero, with its graph: a pack of a dummy tile runs through the model on its rank, and teaches nothing."""
+    return replace(out, total=out.total * 0.0, metrics={})
+
+
+def _watch(run: Run, state: TrainState) -> BadSampleWatch:
+    return BadSampleWatch(
+        run.ranks,
+        run.recipe.run_dir,
+        max_fraction=run.recipe.data.max_bad_fraction,
+        seen=state.samples,
+        total=run.num_samples,
+        say=run.logger.say,
+    )
 
 
 def _seed_step(run: Run, step: int) -> None:

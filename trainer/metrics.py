@@ -17,6 +17,7 @@ class MetricWindow:
         names: every mean metric there can be, the same on all ranks.
         means: sum and weight of each metric so far.
         losses: of each step the sum of this rank, already divided by the step's global weight.
+        quarantined: samples left out since the run began, the same number on all ranks.
     """
 
     names: tuple[str, ...]
@@ -25,6 +26,7 @@ class MetricWindow:
     counts: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     data_wait: float = 0.0
+    quarantined: int = 0
 
     def add_means(self, metrics: Mapping[str, tuple[torch.Tensor, torch.Tensor | float]]) -> None:
         """Add a micro batch's sums with their weights."""
@@ -62,6 +64,7 @@ class MetricWindow:
             seconds=seconds,
             data_wait=wait,
             packs=packs,
+            quarantined=self.quarantined,
         )
         self.means, self.losses, self.counts, self.seconds, self.data_wait = {}, [], {}, 0.0, 0.0
         return window
@@ -77,6 +80,7 @@ class WindowMeans:
     seconds: float
     data_wait: float
     packs: int
+    quarantined: int = 0
 
     def scalars(self) -> dict[str, float]:
         """Names and values for the loggers; rates are per second over all ranks."""
@@ -87,6 +91,7 @@ class WindowMeans:
             values[f"rate/{name}_per_s"] = self.counts[name] / seconds
         values["rate/data_wait"] = self.data_wait / seconds
         values["rate/step_seconds"] = seconds / max(len(self.losses), 1)
+        values["data/quarantined"] = float(self.quarantined)
         values["pack/fill_tokens"] = self.counts["fill_tokens"] / max(self.packs, 1)
         values["pack/fill_tiles"] = self.counts["fill_tiles"] / max(self.packs, 1)
         values["pack/label_tokens"] = self.counts["label_tokens"] / max(self.packs, 1)

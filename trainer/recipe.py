@@ -20,6 +20,7 @@ class ModelSection:
         tokenizer: align: directory of the tokenizer; finetune: as well, where the `vlm` directory lacks one.
         projector: `mlp` (stock) or `linear`.
         drop_path: stochastic depth of the trained vision tower's last layer, in [0, 1).
+        attention: kernels of the language model's packs and of the towers; `auto` takes the fastest that works here.
     """
 
     teacher: str | None = None
@@ -30,6 +31,7 @@ class ModelSection:
     tokenizer: str | None = None
     projector: str = "mlp"
     drop_path: float = 0.0
+    attention: Literal["auto", "flash", "varlen", "flex", "sdpa"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,7 @@ class DatasetSection:
     """One dataset of the mixture.
 
     Attributes:
-        path: directory of shards.
+        path: directory of shards, or its address: http://, https:// or s3://.
         weight: times each question is shown an epoch.
         name: in metrics; the directory's name where empty.
     """
@@ -58,6 +60,10 @@ class DataSection:
         questions_per_visit: mean number of questions on one copy of a frame; 1 gives classic packing.
         workers: loader processes of each rank; 0 reads in the training process.
         prefetch: packs each worker makes ahead.
+        max_bad_fraction: largest fraction of the samples seen that may be unusable before the run stops; one sample
+            always may, unless this is 0.
+        cache_dir: where indexes and frames of datasets at an address are kept.
+        cache_gib: GiB of frames kept of each such dataset; 0 for none.
         template: chat template.
         system: system message; empty for none.
     """
@@ -69,6 +75,9 @@ class DataSection:
     questions_per_visit: int = 16
     workers: int = 2
     prefetch: int = 2
+    max_bad_fraction: float = 0.001
+    cache_dir: Path = Path("~/.cache/drivlm")
+    cache_gib: float = 50.0
     template: Literal["internlm2-chat", "chatml"] = "internlm2-chat"
     system: str = ""
 
@@ -130,6 +139,8 @@ class DistillSection:
         codebook_temperature: cosine similarities over this are the logits.
         codebook_tiles: teacher tiles the codebook is fitted on.
         codebook_iterations: rounds of spherical k-means.
+        teacher_placement: `replicate` holds the teacher whole on every rank, `partition` divides it under ZeRO-3;
+            `auto` divides it where it is larger than 2 GB.
     """
 
     features: float = 1.0
@@ -140,6 +151,7 @@ class DistillSection:
     codebook_temperature: float = 0.07
     codebook_tiles: int = 256
     codebook_iterations: int = 10
+    teacher_placement: Literal["auto", "replicate", "partition"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

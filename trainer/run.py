@@ -21,6 +21,7 @@ from typing import NoReturn
 import torch
 from transformers.utils import logging as transformers_logging
 
+from data_shards.loader import LoaderError
 from trainer import dist
 from trainer.engine import EngineError
 from trainer.job import Job, Outcome, describe, run_job
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except dist.MainRankError as error:
         report_failure(str(error), on_all_ranks=True)
         return FAILURE
-    except (dist.DistError, EngineError) as error:
+    except (dist.DistError, EngineError, LoaderError) as error:
         report_failure(str(error), on_all_ranks=False)
         return FAILURE
     except ValueError as error:

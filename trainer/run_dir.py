@@ -1,27 +1,47 @@
 """A run directory: what stands in it, whether it may be continued, and how it is begun, moved aside and finished."""
 
+import functools
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from transformers import PreTrainedModel
 
-from models.vlm import save_model
+from models.loading import Weights
+from models.saving import ModelWriter
 from trainer.dist import Ranks
-from trainer.engine import Engine
-from trainer.stages.base import Stage
+from trainer.engine import whole_parameters
 from trainer.state import TrainState
 
-MAY_CHANGE = ("run_dir", "log_every", "image_log_every", "checkpoint_every", "keep", "data.workers", "data.prefetch")
+MAY_CHANGE = (
+    "run_dir",
+    "log_every",
+    "image_log_every",
+    "checkpoint_every",
+    "keep",
+    "data.workers",
+    "data.prefetch",
+    "data.max_bad_fraction",
+    "data.cache_dir",
+    "data.cache_gib",
+    "distill.teacher_placement",
+)
 """Recipe fields that may differ when a run is continued: they do not change what is learnt."""
+
+
+FROZEN_FILE = "frozen_weights.json"
+_CHUNK = 1 << 24
 
 
 class RunDirError(ValueError):
@@ -67,6 +87,28 @@ class RunDir:
                 "give the old values, another run_dir, or --resume never (which moves this directory aside)"
             )
 
+    def check_frozen(self, record: Mapping[str, Any]) -> None:
+        """Compare the weights of frozen parts, as `frozen_record` gives them, with those this directory was begun with.
+
+        Raises:
+            RunDirError: a frozen part has other weights now.
+        """
+        file = self.path / FROZEN_FILE
+        if not file.is_file():
+            return
+        begun = json.loads(file.read_text())
+        lines = [
+            f"  {field}: begun with {', '.join(begun[field]['files'])} of sha256 {begun[field]['sha256'][:16]}..., got "
+            f"{', '.join(own['files'])} of {own['sha256'][:16]}..."
+            for field, own in record.items()
+            if field in begun and begun[field]["sha256"] != own["sha256"]
+        ]
+        if lines:
+            raise RunDirError(
+                f"{self.path}: was begun with other weights of frozen parts:\n" + "\n".join(lines) + "\n"
+                "put the former files back, or give another run_dir, or --resume never (which moves this one aside)"
+            )
+
     def move_aside(self) -> Path | None:
         """Rename the directory out of the way; None where there is nothing."""
         if not self.path.exists():
@@ -77,12 +119,15 @@ class RunDir:
         os.replace(self.path, aside)
         return aside
 
-    def begin(self, recipe_text: str, ds_config: Mapping[str, Any], world_size: int) -> None:
-        """Write what the run is made of."""
+    def begin(
+        self, recipe_text: str, ds_config: Mapping[str, Any], world_size: int, frozen: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write what the run is made of; `frozen` as `frozen_record` returns."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         (self.path / "recipe.yaml").write_text(recipe_text)
         (self.path / "ds_config.json").write_text(json.dumps(ds_config, indent=2) + "\n")
         (self.path / "environment.json").write_text(json.dumps(_environment(world_size), indent=2) + "\n")
+        (self.path / FROZEN_FILE).write_text(json.dumps(frozen or {}, indent=2) + "\n")
 
     def write_summary(self, stage: str, state: TrainState) -> dict[str, Any]:
         """`loss_first` and `loss_last` are means over the first and the last ten steps."""
@@ -98,20 +143,63 @@ class RunDir:
         return summary
 
 
-def write_model(stage: Stage, engine: Engine, ranks: Ranks, directory: Path) -> None:
-    """Gather the stage's stock model parameter by parameter and write it whole or not at all; called on all ranks."""
-    model = stage.exported()
-    state = engine.state_dict(model, keep=ranks.is_main)
-    partial = directory.with_name(directory.name + ".partial")
+def frozen_record(weights: Mapping[str, Weights]) -> dict[str, Any]:
+    """Names and one sha256 of each frozen part's files, over names and bytes; parts made from presets have none.
 
-    def write() -> None:
+    Args:
+        weights: by recipe field, as `Stage.frozen`.
+    """
+    record = {}
+    for field, part in weights.items():
+        if part.files:
+            digest = hashlib.sha256()
+            for path in part.files:
+                digest.update(path.name.encode() + b"\0")
+                with path.open("rb") as file:
+                    while chunk := file.read(_CHUNK):
+                        digest.update(chunk)
+            names = [path.name for path in part.files]
+            record[field] = {"from": str(part.files[0].parent), "files": names, "sha256": digest.hexdigest()}
+    return record
+
+
+def write_model(
+    model: PreTrainedModel, ranks: Ranks, directory: Path, extras: Callable[[Path], None] | None = None
+) -> None:
+    """Write a stock model, partitioned or not, whole or not at all; called on all ranks.
+
+    Each rank holds its parts and one whole parameter, the main one also the shard being written.
+
+    Args:
+        model: part of what the engine trains.
+        ranks: all of this run.
+        directory: replaced if it exists.
+        extras: writes further files into the directory it is given.
+    """
+    partial = directory.with_name(directory.name + ".partial")
+    writers: list[ModelWriter] = []
+
+    def begin() -> None:
         shutil.rmtree(partial, ignore_errors=True)
-        save_model(model, partial, state=state)
-        stage.save_extras(partial)
+        removal.callback(shutil.rmtree, partial, ignore_errors=True)
+        writers.append(writing.enter_context(ModelWriter(model, partial)))
+
+    def finish() -> None:
+        writing.close()
+        if extras is not None:
+            extras(partial)
         shutil.rmtree(directory, ignore_errors=True)
         os.replace(partial, directory)
 
-    ranks.on_main(write)
+    with ExitStack() as removal, ExitStack() as writing:
+        ranks.on_main(begin)
+        for name, value in whole_parameters(model):
+            ranks.on_main(functools.partial(_add, writers, name, value))
+        ranks.on_main(finish)
+
+
+def _add(writers: list[ModelWriter], name: str, value: torch.Tensor) -> None:
+    writers[0].add(name, value)
 
 
 def _environment(world_size: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class TrainState:
 
     Attributes:
         step: optimiser steps done.
-        position: packs consumed by all ranks together, the place in the plan.
+        position: place in the plan behind the packs consumed by all ranks together.
         seconds: time spent in the loop, over all starts.
         samples: frames seen.
         first, last: losses of the first and of the newest `WINDOW` steps.

@@ -75,6 +75,8 @@ def build(kind: type, value: Any, where: str, problems: list[str]) -> Any:
         return None
     if origin is tuple:
         return _build_tuple(kind, value, where, problems)
+    if origin is Mapping:
+        return _build_mapping(kind, value, where, problems)
     return _build_plain(kind, value, where, problems)
 
 
@@ -177,6 +179,13 @@ def _build_tuple(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
     return tuple(build(k, item, f"{where}.{i}", problems) for i, (k, item) in enumerate(zip(kinds, value, strict=True)))
 
 
+def _build_mapping(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
+    if not isinstance(value, Mapping):
+        problems.append(f"{where}: got {value!r}, expected {_describe(kind)}")
+        return None
+    return {str(name): build(get_args(kind)[1], item, f"{where}.{name}", problems) for name, item in value.items()}
+
+
 def _build_plain(kind: type, value: Any, where: str, problems: list[str]) -> Any:
     good = {
         int: type(value) is int,
@@ -202,6 +211,8 @@ def _describe(kind: Any) -> str:
     if get_origin(kind) is tuple:
         args = get_args(kind)
         return f"a list of {_describe(args[0])}" if args[-1] is Ellipsis else f"a list of {len(args)} values"
+    if get_origin(kind) is Mapping:
+        return f"names, each with {_describe(get_args(kind)[1])}"
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(repr, get_args(kind)))}"
     return " or ".join(_describe(k) for k in get_args(kind) if k is not type(None))

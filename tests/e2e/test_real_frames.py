@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from data_shards.index import load_index
 from tests.helpers.dist import train
 from tests.helpers.paths import DRIVELM_SAMPLE, ROOT, needs_drivelm_sample
 from trainer.evaluate.submission import reference_questions
@@ -63,5 +64,4 @@ def test_real_frames_train_answer_and_score(work):
 def test_real_images_reach_the_model_as_six_views(work):
     metrics = [json.loads(line) for line in (work / "finetune" / "metrics.jsonl").read_text().splitlines()]
     assert any("loss" in str(row) for row in metrics)
-    index = json.loads(next((work / "train").glob("*.index.json")).read_text())
-    assert all(len(sample["image_sizes"]) == 6 for sample in index["samples"])
+    assert all(len(entry.image_sizes) == 6 for entry in load_index(work / "train").samples)

@@ -1,16 +1,16 @@
-"""Command line in, predictions or scores out: `python -m trainer.evaluate predict|score|lint`."""
+"""Command line in, predictions, scores or a report out: `python -m trainer.evaluate predict|score|lint|report`."""
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
-from data_shards.atomic import write_atomically
-from trainer.evaluate.drivelm import score
-from trainer.evaluate.judge import parse_judge
-from trainer.evaluate.submission import count_problems, lint, read_references, read_submission
+from trainer.evaluate import score_cli
+from trainer.evaluate.lint import lint_file
+from trainer.evaluate.submission import count_problems, read_references, read_submission
 
 DONE, FAILURE, WRONG_USAGE = 0, 1, 2
 
@@ -32,66 +32,56 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m trainer.evaluate", description="Answer DriveLM questions and score answers."
     )
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher's
     commands = parser.add_subparsers(required=True, metavar="command")
     predict = commands.add_parser("predict", help="answer the questions of a dataset with a model")
-    if "predict" in arguments[:1]:
+    if "predict" in arguments:
         _add_predict(predict)
     scorer = commands.add_parser("score", help="DriveLM's official scores and what they leave out")
-    _add_files(scorer)
-    scorer.add_argument(
-        "--judge", default="none", help="none, jaccard or const:X with X in 0..100 (default: %(default)s)"
-    )
-    scorer.add_argument("--out", type=Path, required=True, help="JSON file of scores to write")
-    scorer.set_defaults(command=_score)
+    score_cli.add_arguments(scorer)
+    scorer.set_defaults(command=score_cli.run)
     linter = commands.add_parser("lint", help="check a submission before its upload")
-    _add_files(linter)
+    linter.add_argument(
+        "--predictions", type=Path, required=True, help="JSON rows {id, question, answer}, plain or wrapped"
+    )
+    linter.add_argument("--references", type=Path, required=True, help="DriveLM's test form, with or without answers")
+    linter.add_argument("--upload", action="store_true", help="plain rows, without the server's fields, are a problem")
     linter.set_defaults(command=_lint)
+    reporter = commands.add_parser("report", help="one HTML file of scores, failures and pictures to look at")
+    if "report" in arguments:
+        _add_report(reporter)
     return parser
 
 
-def _add_files(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--predictions", type=Path, required=True, help="JSON rows {id, question, answer}, plain or wrapped"
-    )
-    parser.add_argument("--references", type=Path, required=True, help="DriveLM's test form, JSON")
-
-
 def _add_predict(parser: argparse.ArgumentParser) -> None:
-    from trainer.evaluate import predict  # the other commands need no torch
+    from trainer.evaluate import predict_cli  # the other commands need no torch
 
-    predict.add_arguments(parser)
-    parser.set_defaults(command=predict.run)
-
-
-def _score(options: argparse.Namespace) -> int:
-    judge = parse_judge(options.judge)
-    references = read_references(options.references)
-    scores = score(references, read_submission(options.predictions), judge)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(options.out, (json.dumps(scores, indent=2) + "\n").encode())
-    print(_summary(scores))
-    print(f"written to {options.out}")
-    return DONE
+    predict_cli.add_arguments(parser)
+    parser.set_defaults(command=predict_cli.run)
 
 
-def _summary(scores: dict[str, Any]) -> str:
-    official, counts = scores["official"], scores["counts"]
-    rows = {name: official[name] for name in ("accuracy", "chatgpt", "match", "final")} | official["language"]
-    lines = [f"{name:9} {'needs a judge' if value is None else format(value, '.4f')}" for name, value in rows.items()]
-    lines.append(
-        f"scored after the graph gate: {counts['questions'] - counts['gated_out']} of {counts['questions']} questions"
-    )
-    lines += [f"failures: {number} {kind}" for kind, number in counts["failures"].items()]
-    return "\n".join(lines)
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    from trainer.evaluate.report import report_cli  # reads shards, which may bring torch
+
+    report_cli.add_arguments(parser)
+    parser.set_defaults(command=report_cli.run)
 
 
 def _lint(options: argparse.Namespace) -> int:
-    problems = lint(read_submission(options.predictions), read_references(options.references))
+    rows, references = read_submission(options.predictions), read_references(options.references, answered=False)
+    problems = lint_file(options.predictions, rows, references, upload=options.upload)
     for problem in problems:
         print(f"{problem.kind}: {problem.id}: {problem.detail}")
     print("no problems" if not problems else f"{len(problems)} problems: {json.dumps(count_problems(problems))}")
-    return FAILURE if problems else DONE
+    return WRONG_USAGE if problems else DONE
+
+
+def _leave(status: int) -> NoReturn:
+    """Exit at once: torch's communication threads can abort a process whose interpreter is torn down."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _leave(main(sys.argv[1:]))

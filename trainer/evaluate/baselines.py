@@ -28,7 +28,7 @@ class MajorityAnswers:
 
         For a multiple choice the offered option whose text was right most often, as its letter.
         """
-        keys = (_template(question), _kind(question), "")
+        keys = (question_template(question), _kind(question), "")
         offered = offered_options(question)
         if offered:
             for counts in (self.options[key] for key in keys if key in self.options):
@@ -46,7 +46,7 @@ def majority_answers(train_questions: Iterable[tuple[str, str]]) -> MajorityAnsw
     for question, answer in train_questions:
         offered = offered_options(question)
         counts, text = (options, offered.get(answer, answer)) if offered else (open_answers, answer)
-        for key in (_template(question), _kind(question), ""):
+        for key in (question_template(question), _kind(question), ""):
             counts[key][text] += 1
     return MajorityAnswers(open_answers=dict(open_answers), options=dict(options))
 
@@ -72,7 +72,7 @@ def offered_options(question: str) -> dict[str, str]:
     return {letter: text.strip() for letter, text in options}
 
 
-def _template(question: str) -> str:
+def question_template(question: str) -> str:
     """The question with its options left out, tags and numbers abstracted."""
     if offered_options(question):
         question = _OPTIONS_START.split(question, maxsplit=1)[0]

@@ -4,28 +4,34 @@ Follows the evaluation of OpenDriveLab/DriveLM at commit 1de72a7: graph gate, ac
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trainer.evaluate.judge import Judge, NoJudge, parse_reply
+from trainer.evaluate.judge import Judge, NoJudge
 from trainer.evaluate.objects import is_object_question, object_f1
 from trainer.evaluate.ptb_tokenizer import LINE_BREAK, tokenize_lines
-from trainer.evaluate.submission import Problem, ReferenceQuestion, answers_by_id, reference_questions
-from trainer.evaluate.text_metrics import LanguageScores, language_scores
+from trainer.evaluate.ratings import Ratings, rate
+from trainer.evaluate.submission import (
+    Problem,
+    ReferenceQuestion,
+    answers_by_id,
+    count_problems,
+    reference_questions,
+)
+from trainer.evaluate.tags import MATCH_DISTANCE, MAX_READ
+from trainer.evaluate.text_metrics import LanguageScores, PairStatistics, corpus_scores, pair_statistics
 
 BUCKETS = ("accuracy", "chatgpt", "language", "match")
 """What a question's tag says it is scored by: tag 0 accuracy, 1 chatgpt, 2 language, 3 match."""
 
-MATCH_DISTANCE = 16.0
-"""Pixels of the 1600x900 view; a point closer than this (L1) to a reference point is a match."""
-
 FINAL_WEIGHTS = {"chatgpt": 0.4, "language": 0.2, "match": 0.2, "accuracy": 0.2}
 
-_DECIMAL = re.compile(r"\d+\.\d+")
+_DECIMAL = re.compile(r"(?<!\d)\d+\.\d+")  # the look-behind keeps long runs of digits linear
 _EPSILON = 1e-8
 
 Point = tuple[float, float]
+Tokenize = Callable[[Sequence[str]], list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +51,69 @@ class GradedQuestion:
     eligible: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All that scores are made of.
+
+    Attributes:
+        graded: every question, in the order of the references.
+        ratings: of the judge, None without one.
+        f1: of every question with tag 3, by id.
+        language: statistics of the language bucket's questions, of those that pass the gate and of all.
+        failures: everything at which the original raises or changes its result.
+    """
+
+    graded: tuple[GradedQuestion, ...]
+    ratings: Ratings | None
+    f1: Mapping[str, float]
+    language: tuple[PairStatistics, PairStatistics]
+    failures: tuple[Problem, ...]
+
+    def bucket(self, name: str, *, gated: bool = True) -> list[GradedQuestion]:
+        """Questions that are scored by `name` (of `BUCKETS`): those the gate lets through, or all."""
+        tag = BUCKETS.index(name)
+        return [g for g in self.graded if tag in g.question.tags and (g.eligible or not gated)]
+
+    def parts(self, *, gated: bool = True) -> dict[str, Any]:
+        """{accuracy, chatgpt, language, match, match_f1, final}, None where a judge is missing; empty buckets are 0."""
+        accuracy = _mean(g.answer == g.question.answer for g in self.bucket("accuracy", gated=gated))
+        chatgpt = self._rating("chatgpt", gated=gated)
+        language = corpus_scores(self.language[0 if gated else 1])
+        match_f1 = _mean(self.f1[g.question.id] for g in self.bucket("match", gated=gated))
+        rating = self._rating("match", gated=gated)
+        match = None if rating is None else (100 * match_f1 + rating) / 2
+        final = final_score(accuracy=accuracy, chatgpt=chatgpt, language=language, match=match)
+        return {
+            "accuracy": accuracy,
+            "chatgpt": chatgpt,
+            "language": asdict(language),
+            "match": match,
+            "match_f1": match_f1,
+            "final": final,
+        }
+
+    def _rating(self, name: str, *, gated: bool) -> float | None:
+        if self.ratings is None or (not gated and not self.ratings.of_all):
+            return None
+        return self.ratings.mean([g.question.id for g in self.bucket(name, gated=gated)])
+
+    def summary(self) -> dict[str, Any]:
+        """What `score` returns."""
+        official = self.parts()
+        match_f1 = official.pop("match_f1")
+        described = (
+            (g.answer[:MAX_READ], g.question.answer) for g in self.graded if is_object_question(g.question.question)
+        )
+        return {
+            "official": official,
+            "match_f1": match_f1,
+            "counts": _counts(self.graded, self.failures),
+            "ungated": self.parts(gated=False),
+            "object_f1": asdict(object_f1(described)),
+            "failures": [asdict(failure) for failure in self.failures],
+        }
+
+
 def score(references: Mapping[str, Any], predictions: Sequence[Any], judge: Judge | NoJudge) -> dict[str, Any]:
     """Official scores and what belongs beside them, ready for JSON.
 
@@ -55,8 +124,32 @@ def score(references: Mapping[str, Any], predictions: Sequence[Any], judge: Judg
 
     Returns:
         `official` {accuracy, chatgpt, language {bleu_1..bleu_4, rouge_l, cider}, match, final}; `match_f1` (tag 3
-        without the judge, 0..1); `counts`; `ungated` {accuracy, match_f1} of all questions; `object_f1` {micro, macro,
-        frames}; `failures`, a row {kind, id, detail} for everything at which the original raises or changes its result.
+        without the judge, 0..1); `counts`; `ungated`, the same of all questions, with its match_f1; `object_f1` {micro,
+        macro, frames}; `failures`, a row {kind, id, detail} for everything at which the original raises or changes its
+        result.
+
+    Raises:
+        SubmissionError: the references are not of the test form.
+    """
+    return evaluate(references, predictions, judge).summary()
+
+
+def evaluate(
+    references: Mapping[str, Any],
+    predictions: Sequence[Any],
+    judge: Judge | NoJudge,
+    *,
+    tokenize: Tokenize = tokenize_lines,
+    rate_all: bool = True,
+    problems: Sequence[Problem] = (),
+) -> Evaluation:
+    """Grade every question.
+
+    Args:
+        references, predictions, judge: as for `score`.
+        tokenize: texts to tokens joined by spaces, in the context of the lines around them.
+        rate_all: also ask the judge about questions that the gate drops, for the ungated scores.
+        problems: of reading the predictions, for `failures`.
 
     Raises:
         SubmissionError: the references are not of the test form.
@@ -64,37 +157,30 @@ def score(references: Mapping[str, Any], predictions: Sequence[Any], judge: Judg
     questions = list(reference_questions(references))
     answers, failures = answers_by_id(predictions, questions)
     graded, gate_failures = apply_graph_gate(questions, answers)
-    failures += gate_failures
-    buckets = {name: [g for g in graded if g.eligible and tag in g.question.tags] for tag, name in enumerate(BUCKETS)}
+    failures = [*problems, *failures, *gate_failures]
+    failures += [
+        Problem(kind="long_answer", id=name, detail=f"{len(answer)} characters; all count for the official scores")
+        for name, answer in answers.items()
+        if len(answer) > MAX_READ
+    ]
     failures += [
         Problem(kind="empty_bucket", id=name, detail="no question to score, which counts as 0")
-        for name, bucket in buckets.items()
-        if not bucket
+        for tag, name in enumerate(BUCKETS)
+        if not any(g.eligible and tag in g.question.tags for g in graded)
     ]
-    ratings, judge_failures = _rate(buckets["chatgpt"] + buckets["match"], judge)
-    language, line_failures = _language(buckets["language"])
-    failures += judge_failures + line_failures
-    accuracy, match_f1 = _accuracy(buckets["accuracy"]), _mean_match_f1(buckets["match"])
-    chatgpt = _mean_rating(buckets["chatgpt"], ratings)
-    match = _match(match_f1, _mean_rating(buckets["match"], ratings))
-    described = ((g.answer, g.question.answer) for g in graded if is_object_question(g.question.question))
-    return {
-        "official": {
-            "accuracy": accuracy,
-            "chatgpt": chatgpt,
-            "language": asdict(language),
-            "match": match,
-            "final": final_score(accuracy=accuracy, chatgpt=chatgpt, language=language, match=match),
-        },
-        "match_f1": match_f1,
-        "counts": _counts(graded, failures),
-        "ungated": {
-            "accuracy": _accuracy([g for g in graded if 0 in g.question.tags]),
-            "match_f1": _mean_match_f1([g for g in graded if 3 in g.question.tags]),
-        },
-        "object_f1": asdict(object_f1(described)),
-        "failures": [asdict(failure) for failure in failures],
-    }
+    judged = [g for g in graded if {1, 3} & set(g.question.tags) and (g.eligible or rate_all)]
+    asked = [(g.question.id, g.answer, g.question.answer) for g in judged]
+    ratings, judge_failures = rate(asked, judge, of_all=rate_all)
+    described = [g for g in graded if 2 in g.question.tags]
+    language, line_failures = _language([g for g in described if g.eligible], tokenize)
+    is_dropping = any(not g.eligible for g in described)
+    return Evaluation(
+        graded=tuple(graded),
+        ratings=ratings,
+        f1={g.question.id: match_points(g.answer, g.question.answer).f1 for g in graded if 3 in g.question.tags},
+        language=(language, _language(described, tokenize)[0] if is_dropping else language),
+        failures=(*failures, *judge_failures, *line_failures),
+    )
 
 
 def match_points(answer: str, reference: str) -> PointMatch:
@@ -159,62 +245,31 @@ def final_score(
     return sum(weight * parts[name] for name, weight in FINAL_WEIGHTS.items())
 
 
-def _accuracy(graded: Sequence[GradedQuestion]) -> float:
-    return sum(g.answer == g.question.answer for g in graded) / len(graded) if graded else 0.0
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else 0.0
 
 
-def _mean_match_f1(graded: Sequence[GradedQuestion]) -> float:
-    return sum(match_points(g.answer, g.question.answer).f1 for g in graded) / len(graded) if graded else 0.0
-
-
-def _match(match_f1: float, rating: float | None) -> float | None:
-    return None if rating is None else (100 * match_f1 + rating) / 2
-
-
-def _mean_rating(graded: Sequence[GradedQuestion], ratings: Mapping[str, float] | None) -> float | None:
-    if ratings is None:
-        return None
-    return sum(ratings[g.question.id] for g in graded) / len(graded) if graded else 0.0
-
-
-def _rate(graded: Sequence[GradedQuestion], judge: Judge | NoJudge) -> tuple[dict[str, float] | None, list[Problem]]:
-    """The judge's rating (0..100) by question, or None without a judge."""
-    if isinstance(judge, NoJudge):
-        return None, []
-    ratings: dict[str, float] = {}
-    failures = []
-    for g in graded:
-        reply = judge.reply(g.answer, g.question.answer)
-        ratings[g.question.id], is_plain = parse_reply(reply)
-        if not is_plain:
-            detail = f"got {reply[:80]!r}, expected a number; taken as {ratings[g.question.id]}"
-            failures.append(Problem(kind="judge_reply", id=g.question.id, detail=detail))
-    return ratings, failures
-
-
-def _language(graded: Sequence[GradedQuestion]) -> tuple[LanguageScores, list[Problem]]:
-    """Scores of the language bucket (zero where it is empty), and the answers with line breaks that matter."""
-    if not graded:
-        return LanguageScores(bleu_1=0.0, bleu_2=0.0, bleu_3=0.0, bleu_4=0.0, rouge_l=0.0, cider=0.0), []
+def _language(graded: Sequence[GradedQuestion], tokenize: Tokenize) -> tuple[PairStatistics, list[Problem]]:
+    """Statistics of the language bucket, and the answers with line breaks that matter."""
     answers, references = [g.answer for g in graded], [g.question.answer for g in graded]
     failures = [
         Problem(kind="line_break", id=g.question.id, detail="made a space; the original shifts later answers by a line")
         for g in graded
         if any(LINE_BREAK.search(text.replace("\n", " ")) for text in (g.answer, g.question.answer))
     ]
-    tokens, reference_tokens = tokenize_lines(answers), tokenize_lines(references)
-    if not any(reference_tokens):
+    tokens, reference_tokens = tokenize(answers), tokenize(references)
+    if graded and not any(reference_tokens):
         failures.append(Problem(kind="empty_references", id="language", detail="no reference has a word; CIDEr is 0"))
-    return language_scores(tokens, reference_tokens), failures
+    return pair_statistics(tokens, reference_tokens), failures
 
 
 def _counts(graded: Sequence[GradedQuestion], failures: Sequence[Problem]) -> dict[str, Any]:
     by_tag = {name: [g for g in graded if tag in g.question.tags] for tag, name in enumerate(BUCKETS)}
-    kinds = sorted({failure.kind for failure in failures})
     return {
         "questions": len(graded),
         "total": {name: len(bucket) for name, bucket in by_tag.items()},
         "eligible": {name: sum(g.eligible for g in bucket) for name, bucket in by_tag.items()},
         "gated_out": sum(not g.eligible for g in graded),
-        "failures": {kind: sum(failure.kind == kind for failure in failures) for kind in kinds},
+        "failures": count_problems(failures),
     }

@@ -2,13 +2,13 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 OBJECT_QUESTION = "What are the important objects in the current scene?"
 
 _DIRECTION = re.compile(
-    r"\s+(?:to|in|at|on|from)\s+(?:the\s+)+(front|back)(?:\s+(left|right))?(?:\s+side)?"
+    r"(?<!\s)\s+(?:to|in|at|on|from)\s+(?:the\s+)+(front|back)(?:\s+(left|right))?(?:\s+side)?"
     r"\s+of\s+(?:the\s+)*ego(?:\s+(?:vehicle|car))?",
     re.I,
 )
@@ -17,6 +17,12 @@ _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 _TWO_WORD_CLASSES = (
     "traffic cone", "traffic light", "traffic sign", "stop sign", "road sign", "traffic barrier",
     "construction vehicle", "no entry",
+)  # fmt: skip
+_COLOURS = frozenset(
+    (
+        "white", "black", "red", "blue", "green", "yellow", "orange", "brown", "gray", "grey", "silver", "gold",
+        "golden", "champagne", "purple", "pink", "beige", "tan", "maroon",
+    )
 )  # fmt: skip
 
 
@@ -59,16 +65,26 @@ def described_objects(answer: str) -> list[tuple[str, str]]:
     no i-th tag the direction does. The class is the noun before the direction, lower-cased: a two-word one of a known
     list, or else the last word.
     """
+    return [(camera, _class_noun(words)) for camera, words in described_phrases(answer)]
+
+
+def described_phrases(answer: str) -> list[tuple[str, list[str]]]:
+    """(camera, words before the direction, lower-cased) of each object of `described_objects`."""
     cameras = _TAG.findall(answer)
-    objects = []
+    phrases = []
     start = 0
     for index, match in enumerate(_DIRECTION.finditer(answer)):
         words = [word.lower() for word in _WORD.findall(answer[start : match.start()])]
         start = match.end()
         side = "_".join(part.upper() for part in match.groups() if part)
-        camera = cameras[index] if index < len(cameras) else f"CAM_{side}"
-        objects.append((camera, _class_noun(words)))
-    return objects
+        phrases.append((cameras[index] if index < len(cameras) else f"CAM_{side}", words))
+    return phrases
+
+
+def class_and_colour(words: Sequence[str]) -> tuple[str, str]:
+    """Class noun and colour of a lower-cased phrase ("a champagne-colored sedan"); "" for what it does not say."""
+    colours = [word.removesuffix("-colored").removesuffix("-coloured") for word in words]
+    return _class_noun(list(words)), next((colour for colour in reversed(colours) if colour in _COLOURS), "")
 
 
 def _class_noun(words: list[str]) -> str:

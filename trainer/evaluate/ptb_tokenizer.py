@@ -145,16 +145,26 @@ _SYMBOL_RULES = tuple(
 )
 _ANY_APOSTROPHE = re.compile(_APOSTROPHE)
 _CONTRACTION = re.compile(f"(?i:{_APOSTROPHE}(?:[msd]|re|ve|ll)|n{_APOSTROPHE}t)")
-_PLAIN = re.compile(
-    r"([A-Za-z]+)(?:(?=[ \n])|,(?=[ \n])|(\.)(?=\n| [A-Za-z<]))"
-    r"|<(c\d),(CAM(?:_[A-Z]+)+)(,\d+\.\d,\d+\.\d)>[.,]?(?=[ \n])"
+_PLAIN_ITEM = (
+    r"(?:[A-Za-z]+(?:(?=[ \n])|,(?=[ \n])|\.(?=\n| [A-Za-z<]))"
+    r"|<c\d,CAM(?:_[A-Z]+)+,\d+\.\d,\d+\.\d>[.,]?(?=[ \n])) *"
 )
+_PLAIN = re.compile(f"(?:{_PLAIN_ITEM}){{1,100}}")
 """What most answers are made of, plain words and well-formed tags: tokens that no rule sees differently."""
 
+_PLAIN_FIRST = re.compile(_PLAIN_ITEM)
+_PLAIN_MARK = re.compile(r"[.,](?= |$)")
+_PLAIN_STOP = re.compile(r"(?<![A-Za-z])([A-Za-z]+)\.(?= |$)")
+_PLAIN_TAG = re.compile(r"<(c\d),(CAM[A-Z_]+),([\d.]+),([\d.]+)>")
 _WORD_START = re.compile(_WORD)
 _SPACES = re.compile(f"{_SPACE}+")
-_TWO_PART_WORD = re.compile("(?i:cannot|gonna|gotta|lemme|gimme|wanna)")
+_TWO_PART_WORDS = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])
 _ABBREVIATION = re.compile(f"(?i:[A-Z]|{_ABBREVIATIONS}|{_TITLES}|{_CAPITAL_ABBREVIATIONS}|{_NUMBERED_ABBREVIATIONS})")
+_CLOSED = re.compile(
+    rf"(?:^| )(?:(?!(?i:{_NUMBERED_ABBREVIATIONS})\.$)[A-Za-z]{{2,}}\.?"
+    r"|<c\d,CAM(?:_[A-Z]+)+,\d+\.\d,\d+\.\d>[.,]?)$"
+)
+"""Ends a line whose tokens do not depend on the lines that follow."""
 
 
 def tokenize(text: str) -> str:
@@ -167,15 +177,27 @@ def tokenize_lines(texts: Sequence[str]) -> list[str]:
 
     Line breaks inside a text are made spaces, also those at which the original loses count of its lines.
     """
-    stream = "\n".join(LINE_BREAK.sub(" ", text) for text in texts) + "\n"
-    lines: list[str] = []
-    tokens: list[str] = []
+    lines = [LINE_BREAK.sub(" ", text) if LINE_BREAK.search(text) else text for text in texts]
+    stream = "\n".join(lines) + "\n"
+    known: dict[str, str] = {}
+    tokenized = []
     position = 0
-    while position < len(stream):
-        if stream[position] == "\n":
-            lines.append(" ".join(tokens))
-            tokens, position = [], position + 1
-        elif spaces := _SPACES.match(stream, position):
+    for line in lines:
+        tokens = known.get(line)
+        if tokens is None:
+            tokens = " ".join(_line_tokens(stream, position, position + len(line)))
+            if _CLOSED.search(line):
+                known[line] = tokens
+        tokenized.append(tokens)
+        position += len(line) + 1
+    return tokenized
+
+
+def _line_tokens(stream: str, position: int, end: int) -> list[str]:
+    """Tokens of the line of the stream between two positions; what follows it can matter."""
+    tokens: list[str] = []
+    while position < end:
+        if spaces := _SPACES.match(stream, position):
             position = spaces.end()
         elif plain := _plain_tokens(stream, position):
             tokens += plain[0]
@@ -184,20 +206,30 @@ def tokenize_lines(texts: Sequence[str]) -> list[str]:
             token, position = _next_token(stream, position)
             if token:
                 tokens.append(token)
-    return lines
+    return tokens
 
 
-def _plain_tokens(stream: str, position: int) -> tuple[tuple[str, ...], int] | None:
-    """The short way for what the rules need not be asked about, or None."""
+def _plain_tokens(stream: str, position: int) -> tuple[list[str], int] | None:
+    """The short way for words and tags that the rules need not be asked about, as many as follow here, or None."""
     match = _PLAIN.match(stream, position)
     if match is None:
         return None
-    word, full_stop, *tag = match.groups()
-    if word is None:
-        return ("<", tag[0], tag[1].lower(), tag[2], ">"), match.end()
-    if _TWO_PART_WORD.fullmatch(word) or (full_stop and _ABBREVIATION.fullmatch(word)):
+    tokens = _split_plain(match[0])
+    if tokens is None:
+        match = _PLAIN_FIRST.match(stream, position)
+        tokens = _split_plain(match[0]) if match else None
+    return (tokens, match.end()) if match and tokens is not None else None
+
+
+def _split_plain(plain: str) -> list[str] | None:
+    """Tokens of what `_PLAIN` found; None where the rules must be asked about one of its words after all."""
+    if any(_ABBREVIATION.fullmatch(word) for word in _PLAIN_STOP.findall(plain)):
         return None
-    return (word.lower(),), match.end()
+    text = _PLAIN_MARK.sub("", plain)
+    if "<" in text:
+        text = _PLAIN_TAG.sub(r"< \1 \2 ,\3,\4 >", text)
+    tokens = text.lower().split()
+    return tokens if _TWO_PART_WORDS.isdisjoint(tokens) else None
 
 
 def _next_token(stream: str, position: int) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""DriveLM's files: references in the test form and submissions, read, written and checked before an upload."""
+"""DriveLM's files: references in the test form and submissions, read and written."""
 
 import json
 from collections import Counter
@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from data_shards.atomic import write_atomically
-from trainer.evaluate.ptb_tokenizer import LINE_BREAK
 
 KINDS = ("perception", "prediction", "planning", "behavior")
 """DriveLM's order of questions; the number in an id counts through them."""
+
+HEADER_FIELDS = ("method", "team", "authors", "email", "institution", "country")
+"""What the evaluation server asks for beside the results; texts but for the list of authors."""
 
 _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
@@ -55,8 +57,13 @@ class Problem:
     detail: str
 
 
-def reference_questions(references: Mapping[str, Any]) -> Iterator[ReferenceQuestion]:
+def reference_questions(references: Mapping[str, Any], *, answered: bool = True) -> Iterator[ReferenceQuestion]:
     """Every question of the test form in the order of the file.
+
+    Args:
+        references: the file's content.
+        answered: False takes a file of questions alone, such as the published validation questions: a missing answer
+            is then "" and missing tags are none.
 
     Raises:
         SubmissionError: a scene, frame or question that is not of the form.
@@ -68,6 +75,8 @@ def reference_questions(references: Mapping[str, Any]) -> Iterator[ReferenceQues
                 (kind, entry) for kind in KINDS for entry in _kind_entries(by_kind, kind, f"{scene}: {frame}: QA")
             ]
             for index, (kind, entry) in enumerate(listed):
+                blank = {} if answered else {"A": "", "tag": []}
+                entry = {**blank, **entry} if isinstance(entry, Mapping) else entry
                 yield _reference_question(entry, scene=scene, frame=frame, index=index, kind=kind)
 
 
@@ -90,15 +99,15 @@ def _reference_question(entry: Any, *, scene: str, frame: str, index: int, kind:
     )
 
 
-def read_references(path: Path) -> dict[str, Any]:
-    """Read a reference file and check its form.
+def read_references(path: Path, *, answered: bool = True) -> dict[str, Any]:
+    """Read a reference file and check its form; `answered` as for `reference_questions`.
 
     Raises:
         SubmissionError: not JSON, or not DriveLM's test form.
     """
-    references = _read_json(path)
+    references = read_json(path)
     try:
-        for _ in reference_questions(references):
+        for _ in reference_questions(references, answered=answered):
             pass
     except SubmissionError as error:
         raise SubmissionError(
@@ -113,18 +122,52 @@ def read_submission(path: Path) -> list[Any]:
     Raises:
         SubmissionError: not JSON, or neither a list nor an object with a list `results`.
     """
-    content = _read_json(path)
+    content = read_json(path)
     rows = content.get("results") if isinstance(content, dict) else content
     if not isinstance(rows, list):
         raise SubmissionError(f"{path}: got no list of rows, expected [{{id, question, answer}}] or {{results: [...]}}")
     return rows
 
 
-def write_submission(rows: Sequence[Mapping[str, str]], path: Path, header: SubmissionHeader | None = None) -> None:
+def read_header(path: Path) -> SubmissionHeader:
+    """The header `{method, team, authors, email, institution, country}` of a JSON file.
+
+    Raises:
+        SubmissionError: not such an object; the message names every field that is wrong.
+    """
+    content = read_json(path)
+    problems = header_problems(content)
+    unknown = sorted(set(content) - set(HEADER_FIELDS)) if isinstance(content, dict) else []
+    problems += [f"field {name!r}: not known, expected {', '.join(HEADER_FIELDS)}" for name in unknown]
+    if problems:
+        raise SubmissionError(f"{path}: " + "; ".join(problems))
+    return SubmissionHeader(**{**content, "authors": tuple(content["authors"])})
+
+
+def header_problems(content: Any) -> list[str]:
+    """What the evaluation server would miss in a submission's fields beside its results."""
+    if not isinstance(content, Mapping):
+        return [f"got {type(content).__name__}, expected an object with the fields {', '.join(HEADER_FIELDS)}"]
+    problems = []
+    for name in HEADER_FIELDS:
+        value = content.get(name)
+        texts = value if name == "authors" and isinstance(value, list) else [value]
+        if (name == "authors") != isinstance(value, list) or not texts or not all(map(_is_text, texts)):
+            expected = "a list of names" if name == "authors" else "text"
+            problems.append(f"field {name!r}: got {value!r:.60}, expected {expected}, not empty")
+    return problems
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def write_submission(rows: Sequence[Mapping[str, Any]], path: Path, header: SubmissionHeader | None = None) -> None:
     """Write rows `{id, question, answer}`, wrapped for the evaluation server where a header is given."""
     content: Any = list(map(dict, rows))
     if header:
         content = {**asdict(header), "results": content}
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1).encode())
 
 
@@ -162,26 +205,17 @@ def answers_by_id(rows: Sequence[Any], questions: Sequence[ReferenceQuestion]) -
     return answers, problems
 
 
-def lint(rows: Sequence[Any], references: Mapping[str, Any]) -> list[Problem]:
-    """What the evaluation server would stumble over: malformed rows, wrong ids, characters that break its lines."""
-    questions = list(reference_questions(references))
-    answers, problems = answers_by_id(rows, questions)
-    for name, answer in answers.items():
-        if found := LINE_BREAK.search(answer.replace("\n", " ")):
-            problems.append(
-                Problem(kind="line_break", id=name, detail=f"{found[0]!r} shifts every later answer by a line")
-            )
-        if not answer.isascii() and any("\ud800" <= character <= "\udfff" for character in answer):
-            problems.append(Problem(kind="lone_surrogate", id=name, detail="cannot be written as UTF-8"))
-    return problems
-
-
 def count_problems(problems: Sequence[Problem]) -> dict[str, int]:
     """How many problems there are of each kind."""
     return dict(sorted(Counter(problem.kind for problem in problems).items()))
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """The content of a JSON file in UTF-8, or in what its byte order mark says.
+
+    Raises:
+        SubmissionError: it cannot be read, or is not JSON.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -1,5 +1,7 @@
 """A recipe in, its stage out."""
 
+from collections.abc import Callable
+
 import torch
 
 from trainer.recipe import Recipe
@@ -9,12 +11,23 @@ from trainer.stages.distill import DistillStage
 from trainer.stages.finetune import FinetuneStage
 
 
-def make_stage(recipe: Recipe, dtype: torch.dtype) -> Stage:
-    """Build the recipe's stage with its models; `dtype` is what DeepSpeed trains in.
+def make_stage(recipe: Recipe, dtype: torch.dtype, *, loaded: bool = True) -> Stage:
+    """Build the recipe's stage with its models.
+
+    Args:
+        recipe: says which.
+        dtype: what DeepSpeed trains in.
+        loaded: load all weights whole into this process; otherwise `Stage.load` is left to the caller.
 
     Raises:
-        StageError: a model that is missing or does not fit.
+        StageError, ModelError: a model that is missing or does not fit.
     """
-    if recipe.stage == "distill":
-        return DistillStage(recipe, dtype)
-    return AlignStage(recipe) if recipe.stage == "align" else FinetuneStage(recipe)
+    stages: dict[str, Callable[[Recipe, torch.dtype], Stage]] = {
+        "distill": DistillStage,
+        "align": AlignStage,
+        "finetune": FinetuneStage,
+    }
+    stage = stages[recipe.stage](recipe, dtype)
+    if loaded:
+        stage.load()
+    return stage

@@ -3,7 +3,7 @@
 import torch
 
 from data_shards.chat import IMAGE_TOKEN
-from models.vlm import join_vlm
+from models.blanks import joined_vlm
 from trainer.recipe import Recipe
 from trainer.stages.sources import language_from, tokenizer_from, vision_from
 from trainer.stages.vlm import VlmStage
@@ -12,7 +12,7 @@ from trainer.stages.vlm import VlmStage
 class AlignStage(VlmStage):
     """The projector learns to speak the language model's language; both sides are frozen and in evaluation mode."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, dtype: torch.dtype) -> None:
         """Join the parts.
 
         Raises:
@@ -24,16 +24,19 @@ class AlignStage(VlmStage):
         assert init.language, "load_recipe checks what a stage needs"
         assert init.tokenizer, "load_recipe checks what a stage needs"
         tokenizer = tokenizer_from("model.tokenizer", init.tokenizer)
-        vlm = join_vlm(
-            vision_from("model.vision", init.vision, generator),
-            language_from("model.language", init.language, len(tokenizer), generator),
+        vision = vision_from("model.vision", init.vision, generator)
+        language = language_from("model.language", init.language, len(tokenizer), generator)
+        blank = joined_vlm(
+            vision,
+            language,
             image_token_id=int(tokenizer.get_vocab()[IMAGE_TOKEN]),
             generator=generator,
             projector=init.projector,
         )
-        vlm.requires_grad_(False)
-        vlm.model.multi_modal_projector.requires_grad_(True)
-        super().__init__(recipe, vlm, tokenizer)
+        blank.model.requires_grad_(False)
+        blank.model.model.multi_modal_projector.requires_grad_(True)
+        frozen = {"model.vision": vision.weights, "model.language": language.weights}
+        super().__init__(recipe, blank, tokenizer, dtype, frozen)
 
     def train_mode(self) -> None:
         self.model.eval()

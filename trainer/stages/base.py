@@ -1,7 +1,7 @@
 """What a stage is: which model is trained, on what loss, with which parameters; it never steps, logs or saves."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,9 @@ from transformers import PreTrainedModel
 
 from data_shards.collate import Batch
 from data_shards.loader import TextSettings
+from models.loading import WHOLE, Blank, Weights, fill
 from trainer.dist import Ranks
+from trainer.engine import Partition
 from trainer.optim import ParamGroup, parameter_groups
 from trainer.recipe import Recipe
 
@@ -67,17 +69,45 @@ class Stage(ABC):
 
     Attributes:
         recipe: of this run.
-        model: what the engine wraps.
+        model: what the engine wraps; its weights come with `load`.
         text: how questions become tokens; None for stages on images only.
+        blanks: the parts of `model`, and where their weights come from.
+        dtype: of all parameters.
+        frozen: recipe field to weights, of parts that are not trained.
         modules: prefix of parameter names to module name, for learning rates and the table.
     """
 
     modules: ClassVar[Mapping[str, str]]
 
-    def __init__(self, recipe: Recipe, model: nn.Module, text: TextSettings | None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        text: TextSettings | None,
+        *,
+        blanks: Sequence[Blank],
+        dtype: torch.dtype,
+        frozen: Mapping[str, Weights],
+    ) -> None:
         self.recipe = recipe
         self.model = model
         self.text = text
+        self.blanks = blanks
+        self.dtype = dtype
+        self.frozen = frozen
+
+    def load(self, partition: Partition | None = None) -> None:
+        """Give the model its weights: whole on this rank, or this rank's part of each; called on all ranks.
+
+        Raises:
+            ModelError, MainRankError: files that can no longer be read.
+        """
+        for blank in self.blanks:
+            fill(blank, self.dtype, partition or WHOLE)
+
+    def notes(self) -> tuple[str, ...]:
+        """What was chosen for this machine, to be announced."""
+        return ()
 
     @abstractmethod
     def weight(self, batch: Batch) -> float:
@@ -96,7 +126,7 @@ class Stage(ABC):
         """The stock model, part of `model`, that is written to `RUN_DIR/model` at the end; training is over then."""
 
     def parameter_groups(self) -> list[ParamGroup]:
-        """What is trained, with rates and decay; to be asked before the engine partitions the model."""
+        """What is trained, with rates and decay; to be asked before `load`, which may partition parameters."""
         return parameter_groups(self.model.named_parameters(), self.modules, self.recipe.optim)
 
     def train_mode(self) -> None:

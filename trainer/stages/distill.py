@@ -14,28 +14,34 @@ from safetensors.torch import load_file, save_file
 from transformers import InternVLVisionModel
 
 from data_shards.collate import Batch
+from models.attention import choose_backend
+from models.blanks import stored_vision
 from models.distill_heads import Codebook, DistillStudent, spherical_kmeans
-from models.vision import add_drop_path, normalise_tiles, patch_features
-from models.vlm import load_vision
+from models.loading import WHOLE, Blank, HeldWeights, fill
+from models.vision import TowerFeatures, add_drop_path, normalise_tiles
+from trainer.dist import compute_device
+from trainer.engine import Partition
 from trainer.losses import negative_cosine, patch_kl
 from trainer.recipe import Recipe
 from trainer.stages.base import Forward, LossOut, Preparation, Stage
 from trainer.stages.sources import StageError, model_directory, vision_from
 
 CODEBOOK_FILE = "codebook.safetensors"
+PARTITIONED_BYTES = 2_000_000_000
+"""Teachers above this size are partitioned under ZeRO-3 where the recipe leaves it open."""
 
 
 class DistillStage(Stage):
-    """A student tower learns a frozen teacher tower; the teacher is replicated on every rank, outside the engine."""
+    """A student tower learns a frozen teacher tower, which is outside the engine, whole or partitioned on its own."""
 
     modules: ClassVar[Mapping[str, str]] = {"tower.": "vision", "bridges.": "bridge"}
 
     def __init__(self, recipe: Recipe, dtype: torch.dtype) -> None:
-        """Load the teacher and make the student.
+        """Make both towers.
 
         Args:
             recipe: of this stage.
-            dtype: the teacher computes in it.
+            dtype: both compute in it.
 
         Raises:
             StageError: a model that is missing, or towers and tiles that do not fit together.
@@ -43,22 +49,58 @@ class DistillStage(Stage):
         generator = torch.Generator().manual_seed(recipe.seed)
         assert recipe.model.teacher, "load_recipe checks what a stage needs"
         assert recipe.model.student, "load_recipe checks what a stage needs"
-        self.teacher = load_vision(model_directory("model.teacher", recipe.model.teacher), dtype)
-        self.teacher.requires_grad_(False).eval()
+        self._teacher = stored_vision(model_directory("model.teacher", recipe.model.teacher))
+        self.teacher = self._teacher.model
+        self._teacher_features: Forward = TowerFeatures(self.teacher)
         tower = vision_from("model.student", recipe.model.student, generator)
-        _check_fit(recipe, self.teacher, tower)
-        add_drop_path(tower, recipe.model.drop_path)
-        student = DistillStudent(tower, self.teacher.config.hidden_size, recipe.distill.last_k, generator)
-        super().__init__(recipe, student, text=None)
+        _check_fit(recipe, self.teacher, tower.model)
+        add_drop_path(tower.model, recipe.model.drop_path)
+        self._announcement = _choose_attention(recipe, (self.teacher, tower.model), dtype)
+        student = DistillStudent(tower.model, self.teacher.config.hidden_size, recipe.distill.last_k, generator)
+        blanks = (tower, Blank(student.bridges, HeldWeights(student.bridges)))
+        frozen = {"model.teacher": self._teacher.weights}
+        super().__init__(recipe, student, text=None, blanks=blanks, dtype=dtype, frozen=frozen)
         self.codebook: Codebook | None = None
 
+    def notes(self) -> tuple[str, ...]:
+        return (self._announcement,)
+
+    def load(self, partition: Partition | None = None) -> None:
+        """See `Stage`; the teacher is partitioned as `distill.teacher_placement` says.
+
+        Raises:
+            StageError: a partitioned teacher is asked for where nothing is partitioned.
+        """
+        super().load(partition)
+        if self._divides_teacher(partition):
+            assert partition is not None
+            fill(self._teacher, self.dtype, partition)
+            self._teacher_features = partition.serve(TowerFeatures(self.teacher))
+        else:
+            fill(self._teacher, self.dtype, WHOLE)
+
+    def _divides_teacher(self, partition: Partition | None) -> bool:
+        placement = self.recipe.distill.teacher_placement
+        if partition is None and placement == "partition":
+            raise StageError(
+                "distill.teacher_placement: got partition, which needs ZeRO-3, expected auto or replicate under this "
+                "DeepSpeed configuration; choose one, or a configuration with zero_optimization.stage 3"
+            )
+        size = sum(parameter.numel() for parameter in self.teacher.parameters()) * self.dtype.itemsize
+        return partition is not None and (
+            placement == "partition" or (placement == "auto" and size > PARTITIONED_BYTES)
+        )
+
     def prepare(self, preparation: Preparation) -> None:
-        """Move the teacher to the device; fit the codebook, or read the one this run already has."""
-        torch.nn.Module.to(self.teacher, preparation.device)
+        """Move a whole teacher to the device; fit the codebook, or read the one this run already has."""
+        if isinstance(self._teacher_features, TowerFeatures):
+            torch.nn.Module.to(self.teacher, preparation.device)
         if not self.recipe.distill.patch_logits:
             return
         path = preparation.run_dir / CODEBOOK_FILE
-        preparation.ranks.on_main(lambda: None if path.is_file() else self._fit(preparation, path))
+        if not preparation.ranks.on_main(path.is_file):
+            features_FE = self._codebook_features(preparation)
+            preparation.ranks.on_main(lambda: self._fit(features_FE, path))
         try:
             prototypes = load_file(path)["prototypes"]
         except (OSError, SafetensorError, KeyError) as error:
@@ -71,7 +113,7 @@ class DistillStage(Stage):
     def loss(self, forward: Forward, batch: Batch, device: torch.device) -> LossOut:
         terms = self.recipe.distill
         pixels = normalise_tiles(batch.tiles.to(device, non_blocking=True), self.teacher.dtype)
-        teacher_TNE = self._teacher_states(pixels)
+        teacher_TNE = self._teacher_features(pixels, self.recipe.distill.last_k)
         student_TNE = forward(pixels)
         total = pixels.new_zeros((), dtype=torch.float32)
         metrics: dict[str, tuple[torch.Tensor, float]] = {}
@@ -96,22 +138,21 @@ class DistillStage(Stage):
     def save_extras(self, directory: Path) -> None:
         """Nothing: a tower is complete by itself."""
 
-    @torch.no_grad()
-    def _teacher_states(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-        return patch_features(self.teacher, pixels, self.recipe.distill.last_k)
-
     def _logits(self, states_TNE: torch.Tensor) -> torch.Tensor:
         assert self.codebook is not None, "prepare was not called"
         return self.codebook(states_TNE[:, 1:].float(), self.recipe.distill.codebook_temperature)
 
-    @torch.no_grad()
-    def _fit(self, preparation: Preparation, path: Path) -> None:
-        """Spherical k-means over the teacher's patch features of the plan's first packs."""
+    def _codebook_features(self, preparation: Preparation) -> torch.Tensor:
+        """The teacher's patch features of the plan's first packs, on every rank: a partitioned teacher needs them all.
+
+        Raises:
+            StageError: fewer than codebook entries.
+        """
         settings = self.recipe.distill
         features, num_tiles = [], 0
         for batch in preparation.first_batches():
             pixels = normalise_tiles(batch.tiles.to(preparation.device), self.teacher.dtype)
-            features.append(patch_features(self.teacher, pixels, 1)[0][:, 1:].flatten(0, 1).float().cpu())
+            features.append(self._teacher_features(pixels, 1)[0][:, 1:].flatten(0, 1).float().cpu())
             num_tiles += len(batch.tiles)
             if num_tiles >= settings.codebook_tiles:
                 break
@@ -121,6 +162,12 @@ class DistillStage(Stage):
                 f"distill.codebook_size: got {settings.codebook_size}, more than the {len(features_FE)} patches of "
                 f"{num_tiles} tiles; lower it or raise distill.codebook_tiles"
             )
+        return features_FE
+
+    @torch.no_grad()
+    def _fit(self, features_FE: torch.Tensor, path: Path) -> None:
+        """Spherical k-means over the teacher's patch features."""
+        settings = self.recipe.distill
         generator = torch.Generator().manual_seed(self.recipe.seed)
         prototypes = spherical_kmeans(features_FE, settings.codebook_size, settings.codebook_iterations, generator)
         partial = path.with_name(path.name + ".partial")
@@ -149,3 +196,12 @@ def _check_fit(recipe: Recipe, teacher: InternVLVisionModel, student: InternVLVi
 def _pair(size: int | Sequence[int]) -> tuple[int, ...]:
     """A height and width, however the configuration holds them: a preset as a tuple, a file as a list."""
     return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _choose_attention(recipe: Recipe, towers: Sequence[InternVLVisionModel], dtype: torch.dtype) -> str:
+    """Set both towers' kernels; returns what to announce."""
+    widths = [tower.config.hidden_size // tower.config.num_attention_heads for tower in towers]
+    backend = choose_backend(recipe.model.attention, compute_device(), dtype, max(widths))
+    for tower in towers:
+        tower.set_attn_implementation(backend.vision)
+    return backend.announcement

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import torch
+
+from models.blanks import stored_vlm
 from models.vision import add_drop_path
-from models.vlm import load_vlm
 from trainer.recipe import Recipe
 from trainer.stages.sources import model_directory, tokenizer_from
 from trainer.stages.vlm import VlmStage
@@ -12,7 +14,7 @@ from trainer.stages.vlm import VlmStage
 class FinetuneStage(VlmStage):
     """Every parameter is trained."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, dtype: torch.dtype) -> None:
         """Load the model; its directory holds the tokenizer, unless the recipe names another.
 
         Raises:
@@ -23,6 +25,6 @@ class FinetuneStage(VlmStage):
         directory = model_directory("model.vlm", init.vlm)
         own = (Path(directory) / "tokenizer.json").is_file()
         tokenizer = tokenizer_from("model.tokenizer", str(directory) if own else init.tokenizer or str(directory))
-        vlm = load_vlm(directory)
-        add_drop_path(vlm.model.vision_tower, init.drop_path)
-        super().__init__(recipe, vlm.requires_grad_(True), tokenizer)
+        blank = stored_vlm(directory)
+        add_drop_path(blank.model.model.vision_tower, init.drop_path)
+        super().__init__(recipe, blank, tokenizer, dtype, frozen={})

@@ -1,4 +1,4 @@
-"""Names of presets and model directories in, models and tokenizers out; a missing one says which command makes it."""
+"""Names of presets and model directories in, blanks and tokenizers out; a missing one says which command makes it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,8 +6,10 @@ from pathlib import Path
 import torch
 from transformers import InternVLVisionModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from data_shards.tokenizer import TokenizerError, load_tokenizer
+from models.blanks import drawn_language, drawn_vision, stored_language, stored_vision
+from models.loading import Blank
 from models.presets import TEXT_PRESETS, VISION_PRESETS, text_config, vision_config
-from models.vlm import build_language, build_vision, load_language, load_vision
 
 FORMER_STAGE: Mapping[str, str] = {"model.vision": "distill", "model.vlm": "align"}
 
@@ -16,7 +18,7 @@ class StageError(ValueError):
     """A stage that cannot start; the message names recipe field, got, and the command that helps."""
 
 
-def vision_from(field: str, name: str, generator: torch.Generator) -> InternVLVisionModel:
+def vision_from(field: str, name: str, generator: torch.Generator) -> Blank[InternVLVisionModel]:
     """A tower from a directory, or fresh from a preset.
 
     Args:
@@ -28,30 +30,31 @@ def vision_from(field: str, name: str, generator: torch.Generator) -> InternVLVi
         StageError: neither a preset nor a directory with a model.
     """
     if name in VISION_PRESETS:
-        return build_vision(vision_config(name), generator)
-    return load_vision(model_directory(field, name, VISION_PRESETS))
+        return drawn_vision(vision_config(name), generator)
+    return stored_vision(model_directory(field, name, VISION_PRESETS))
 
 
-def language_from(field: str, name: str, vocab_size: int, generator: torch.Generator) -> LlamaForCausalLM:
+def language_from(field: str, name: str, vocab_size: int, generator: torch.Generator) -> Blank[LlamaForCausalLM]:
     """A language model from a directory, or fresh from a preset with a vocabulary of `vocab_size`.
 
     Raises:
         StageError: as `vision_from`.
     """
     if name in TEXT_PRESETS:
-        return build_language(text_config(name, vocab_size=vocab_size), generator)
-    return load_language(model_directory(field, name, TEXT_PRESETS))
+        return drawn_language(text_config(name, vocab_size=vocab_size), generator)
+    return stored_language(model_directory(field, name, TEXT_PRESETS))
 
 
 def tokenizer_from(field: str, name: str) -> PreTrainedTokenizerFast:
     """A fast tokenizer from a directory.
 
     Raises:
-        StageError: no tokenizer.json there.
+        StageError: no tokenizer there.
     """
-    if not (Path(name) / "tokenizer.json").is_file():
-        raise StageError(f"{field}: got {name}, which holds no tokenizer.json; give the directory of a saved tokenizer")
-    return PreTrainedTokenizerFast.from_pretrained(name, local_files_only=True)
+    try:
+        return load_tokenizer(Path(name))
+    except TokenizerError as error:
+        raise StageError(f"{field}: {error}") from error
 
 
 def model_directory(field: str, name: str, presets: Mapping[str, object] | None = None) -> Path:

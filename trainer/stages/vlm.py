@@ -13,11 +13,13 @@ from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFa
 from data_shards.chat import ChatTemplate, chatml, internlm2_chat
 from data_shards.collate import Batch
 from data_shards.loader import TextSettings
-from models.attention import pack_layout
+from models.attention import choose_backend, pack_layout
+from models.label_loss import head_chunks
+from models.loading import Blank, Weights
 from models.presets import image_tokens_per_tile
 from models.vision import normalise_tiles
 from models.vlm import PackedVLM
-from trainer.losses import cross_entropy_each
+from trainer.dist import compute_device
 from trainer.recipe import Recipe
 from trainer.stages.base import Forward, LossOut, Picture, Preparation, Stage
 from trainer.stages.picture import captioned_tiles
@@ -35,8 +37,14 @@ class VlmStage(Stage):
     }
 
     def __init__(
-        self, recipe: Recipe, vlm: InternVLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
+        self,
+        recipe: Recipe,
+        blank: Blank[InternVLForConditionalGeneration],
+        tokenizer: PreTrainedTokenizerFast,
+        dtype: torch.dtype,
+        frozen: Mapping[str, Weights],
     ) -> None:
+        vlm = blank.model
         _check_fit(recipe, vlm, tokenizer)
         tower = vlm.model.vision_tower.config
         tokens_per_tile = image_tokens_per_tile(tower, vlm.config.downsample_ratio)
@@ -46,9 +54,15 @@ class VlmStage(Stage):
             tokens_per_tile=tokens_per_tile,
             loss_weight=recipe.loss_weight,
         )
-        super().__init__(recipe, PackedVLM(vlm), text)
+        head_dim = vlm.model.language_model.config.head_dim
+        self.attention = choose_backend(recipe.model.attention, compute_device(), dtype, head_dim)
+        model = PackedVLM(vlm, self.attention)
+        super().__init__(recipe, model, text, blanks=(blank,), dtype=dtype, frozen=frozen)
         self.tokenizer = tokenizer
         self._datasets = tuple(dataset.name for dataset in recipe.data.datasets)
+
+    def notes(self) -> tuple[str, ...]:
+        return (self.attention.announcement,)
 
     @property
     def vlm(self) -> InternVLForConditionalGeneration:
@@ -60,19 +74,20 @@ class VlmStage(Stage):
         return float(batch.label_weights.double().sum())
 
     def loss(self, forward: Forward, batch: Batch, device: torch.device) -> LossOut:
-        layout = pack_layout(batch.groups, batch.segment_ids).to(device)
+        layout = pack_layout(batch.groups, batch.segment_ids, self.attention).to(device)
         dataset_M = self._dataset_of_labels(batch).to(device)
         batch = batch.to(device, non_blocking=True)
-        logits_MV = forward(
+        each_M, predicted_M = forward(
             batch.input_ids,
             batch.position_ids,
             normalise_tiles(batch.tiles, self.vlm.dtype),
             layout,
             batch.label_positions,
             batch.dummy_tile,
+            batch.label_targets,
+            head_chunks(self.recipe.data.max_tokens, self.vlm.lm_head.out_features),
         )
-        losses_M = cross_entropy_each(logits_MV, batch.label_targets) * batch.label_weights
-        predicted_M = logits_MV.detach().argmax(dim=-1)
+        losses_M = each_M * batch.label_weights
         hits = (predicted_M == batch.label_targets).sum()
         zeros = losses_M.new_zeros(len(self._datasets))
         sums_D = zeros.index_add(0, dataset_M, losses_M.detach())

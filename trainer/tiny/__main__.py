@@ -17,18 +17,23 @@ from pathlib import Path
 import torch
 
 from data_shards.chat import internlm2_chat
-from models.vlm import save_model
+from models.vlm import load_language, save_model
 from trainer.demo import ROOT, TINY, run_command, train_stage
 from trainer.export import export
 from trainer.tiny.language import Round, train_language, train_tokenizer
 from trainer.tiny.vision import render_named_tiles, train_teacher
 
 SEED = 7
-LANGUAGE_ROUNDS = (
-    Round(steps=3000, peak=2e-3, listing_odds=0.2),
-    Round(steps=1200, peak=1.5e-3, listing_odds=2.0),
-    Round(steps=1400, peak=1.5e-3, listing_odds=8.0),
+LANGUAGE_SITTINGS = (
+    (
+        Round(steps=3000, peak=2e-3, listing_odds=0.2),
+        Round(steps=1200, peak=1.5e-3, listing_odds=2.0),
+        Round(steps=1400, peak=1.5e-3, listing_odds=8.0),
+    ),
+    (Round(steps=1000, peak=1.5e-3, listing_odds=12.0),),
 )
+"""Rounds of the language model's training; each sitting ends with a file from which the next one starts."""
+
 TEACHER_STEPS = 2600
 MAX_BYTES = 10_000_000
 
@@ -43,20 +48,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.anew:
         shutil.rmtree(out, ignore_errors=True)
         shutil.rmtree(work, ignore_errors=True)
-    make_language(out / "language")
+    make_language(work, out / "language")
     make_tower(work / "tower")
     make_teacher_vlm(work, out / "teacher-vlm")
     write_manifest(out)
     return 0
 
 
-def make_language(out: Path) -> None:
+def make_language(work: Path, out: Path) -> None:
     """The tokenizer and the language model."""
     if (out / "config.json").exists():
         return
     tokenizer = train_tokenizer(out / "tokenizer.model", SEED)
-    model = train_language(tokenizer, internlm2_chat(), rounds=LANGUAGE_ROUNDS, seed=SEED, report=_reporter("language"))
+    model = None
+    for number, rounds in enumerate(LANGUAGE_SITTINGS):
+        stored = work / f"language-{number}"
+        if not (stored / "config.json").exists():
+            model = train_language(
+                tokenizer,
+                internlm2_chat(),
+                rounds=rounds,
+                seed=SEED + 100 * number,
+                report=_reporter("language"),
+                start=model,
+            )
+            save_model(model.half(), stored)
+        model = load_language(stored)
     tokenizer.save_pretrained(out)
+    assert model is not None
     save_model(model.half(), out)
 
 
@@ -98,7 +117,7 @@ def write_manifest(out: Path) -> None:
     manifest = {
         "script": "python -m trainer.tiny (make tiny-assets)",
         "seed": SEED,
-        "language_rounds": [asdict(one) for one in LANGUAGE_ROUNDS],
+        "language_rounds": [[asdict(one) for one in sitting] for sitting in LANGUAGE_SITTINGS],
         "tower_steps": TEACHER_STEPS,
         "torch": torch.__version__,
         "sha256": {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},

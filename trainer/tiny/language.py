@@ -54,17 +54,17 @@ def train_language(
     rounds: Sequence[Round],
     seed: int,
     report: Callable[[int, float, float], None],
+    start: LlamaForCausalLM | None = None,
 ) -> LlamaForCausalLM:
     """Train the tiny language model to answer questions about pictures in words.
 
     Args:
+        start: trained before, and changed in place; fresh where None.
         rounds: one after the other; restarts shorten the plateau before reading is learnt.
         report: called every 50 steps with the step, the loss, and the share of label tokens predicted right.
     """
     generator = torch.Generator().manual_seed(seed)
-    model = build_language(text_config("tiny-lm", vocab_size=len(tokenizer)), generator)
-    with torch.no_grad():  # words seen in a picture are words to be said: let both start in the same space
-        model.lm_head.weight.copy_(model.get_input_embeddings().weight)
+    model = start or _fresh_language(len(tokenizer), generator)
     register_pack_attention()
     stock_attention = model.config._attn_implementation
     model.set_attn_implementation(PACK_ATTENTION)
@@ -83,6 +83,13 @@ def train_language(
                 right = (logits.argmax(-1) == pack.batch.label_targets).float().mean()
                 report(step, loss, right.item())
     model.set_attn_implementation(stock_attention)
+    return model
+
+
+def _fresh_language(vocab_size: int, generator: torch.Generator) -> LlamaForCausalLM:
+    model = build_language(text_config("tiny-lm", vocab_size=vocab_size), generator)
+    with torch.no_grad():  # words seen in a picture are words to be said: let both start in the same space
+        model.lm_head.weight.copy_(model.get_input_embeddings().weight)
     return model
 
 

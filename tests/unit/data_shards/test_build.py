@@ -1,11 +1,16 @@
 """Writing shards in processes: the same bytes as in one, and a restart that goes on where it stopped."""
 
+import os
+import signal
+import time
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 
 from data_shards.build import DatasetJob, ShardJob, build_dataset
-from data_shards.entries import ShardError
+from data_shards.entries import LeftOut, ShardError
 from data_shards.index import index_path, load_index
 from tests.helpers.frames import camera_frame
 
@@ -75,3 +80,53 @@ def test_a_directory_of_other_files_is_refused(tmp_path):
     with pytest.raises(ShardError, match=r"--out.*notes\.txt"):
         build_dataset(job(tmp_path))
     assert contents(tmp_path) == {"notes.txt": b"mine"}
+
+
+def slowly(scene):
+    for frame in make(scene):
+        time.sleep(0.004)
+        yield frame
+
+
+def slow_job(directory):
+    shards = [ShardJob(number=i, num_frames=2, make_frames=partial(slowly, f"s{i}")) for i in range(12)]
+    return DatasetJob(out_dir=directory, source="test", licence="none", build={}, shards=shards)
+
+
+def test_a_build_killed_at_twenty_random_moments_ends_with_the_same_bytes(tmp_path):
+    begin = time.monotonic()
+    build_dataset(slow_job(tmp_path / "whole"), show_progress=False)
+    duration = time.monotonic() - begin
+    rng = np.random.default_rng(0)
+    killed = 0
+    for _ in range(20):
+        child = os.fork()
+        if child == 0:
+            try:
+                build_dataset(slow_job(tmp_path / "killed"), show_progress=False)
+            finally:
+                os._exit(0)
+        time.sleep(duration * 0.3 * rng.random())
+        os.kill(child, signal.SIGKILL)
+        killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert killed >= 3
+    build_dataset(slow_job(tmp_path / "killed"), show_progress=False)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def make_some(scene):
+    yield from make(scene)
+    yield LeftOut(lines=(3, 4), field="image", got="nothing", expected="a file")
+
+
+def test_rows_left_out_are_counted_and_a_shard_with_them_is_whole(tmp_path):
+    shards = [ShardJob(number=0, num_frames=3, make_frames=partial(make_some, "s0"))]
+    one = DatasetJob(out_dir=tmp_path, source="test", licence="none", build={}, shards=shards, max_left_out=2)
+    with pytest.raises(ShardError, match=r"got 2 rows.*at most 1(.|\n)*line 3: field 'image'"):
+        build_dataset(replace(one, max_left_out=1))
+    with pytest.raises(ShardError, match="cut short"):
+        load_index(tmp_path)
+    kept = (tmp_path / "shard-000000.tar").stat().st_ino
+    assert build_dataset(one).left_out == 2
+    assert (tmp_path / "shard-000000.tar").stat().st_ino == kept
+    assert len(load_index(tmp_path)) == 2

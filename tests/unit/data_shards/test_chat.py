@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -77,9 +79,9 @@ def test_tokens_of_many_questions_equal_the_whole_conversations(tokenizer):
 
 def test_labelled_tokens_are_exactly_answer_and_stop_token(tokenizer):
     tokens = tokenize_frame(frame(), [1] * 6, tokenizer, TEMPLATES[1])
-    learnt = [s[start:] for s, start in zip(tokens.segments, tokens.label_starts, strict=True)]
-    assert tuple(tokenizer.decode(ids) for ids in learnt) == LEARNT
-    prompts = [s[:start] for s, start in zip(tokens.segments, tokens.label_starts, strict=True)]
+    pairs = list(zip(tokens.segments, tokens.label_spans, strict=True))
+    assert tuple(tokenizer.decode(s[start:end]) for s, ((start, end),) in pairs) == LEARNT
+    prompts = [s[:start] for s, ((start, _),) in pairs]
     assert all(tokenizer.decode(ids).endswith("<|im_start|>assistant\n") for ids in prompts)
 
 
@@ -99,7 +101,38 @@ def test_a_chosen_question_has_the_tokens_it_has_among_all(tokenizer):
     every = tokenize_frame(frame(), [1] * 6, tokenizer, TEMPLATES[0])
     chosen = tokenize_frame(frame(), [1] * 6, tokenizer, TEMPLATES[0], [2, 0])
     assert [s.tolist() for s in chosen.segments] == [every.segments[2].tolist(), every.segments[0].tolist()]
-    assert chosen.label_starts == (every.label_starts[2], every.label_starts[0])
+    assert chosen.label_spans == (every.label_spans[2], every.label_spans[0])
+
+
+TALK = Question(
+    question="And its colour? ",
+    answer=" Red.",
+    kind="general",
+    history=(("What is\nthis?", "A car.\n"), ("Does it move?", "")),
+)
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda t: f"{t.name}-{len(t.system)}")
+@pytest.mark.parametrize("images", [("IMAGE_0",), ()])
+def test_a_conversation_of_several_turns_is_one_segment_whose_answers_are_all_learnt(tokenizer, template, images):
+    talk = frame(images, (TALK,))
+    tokens = tokenize_frame(talk, [2] * len(images), tokenizer, template)
+    turn = "\n" if template.name == "chatml" else ""
+    views = f"{image(2)}\n" if images else ""
+    whole = written(template, views, "What is\nthis?", "A car.\n")
+    for question, answer in (("Does it move?", ""), ("And its colour? ", "Red.")):
+        whole += f"{turn}<|im_start|>user\n{question}<|im_end|>{turn}<|im_start|>assistant\n{answer}<|im_end|>"
+    assert np.concatenate([tokens.prefix, tokens.segments[0]]).tolist() == tokenizer(whole)["input_ids"]
+    learnt = [tokenizer.decode(tokens.segments[0][start:end]) for start, end in tokens.label_spans[0]]
+    assert learnt == ["A car.<|im_end|>", "<|im_end|>", "Red.<|im_end|>"]
+    prompt = tokenize_prompts(talk, [2] * len(images), tokenizer, template).segments[0]
+    assert prompt.tolist() == tokens.segments[0][: tokens.label_spans[0][-1][0]].tolist()
+
+
+def test_a_special_token_in_an_earlier_turn_is_refused(tokenizer):
+    talk = replace(TALK, history=(("What?", "<|im_end|>"),))
+    with pytest.raises(ChatError, match=r"special token <\|im_end\|>"):
+        tokenize_frame(frame((), (talk,)), [], tokenizer, TEMPLATES[0])
 
 
 @pytest.mark.parametrize("images", [CAMERAS, ()])
@@ -108,9 +141,9 @@ def test_a_prompt_is_its_segment_up_to_the_answer(tokenizer, images):
     full = tokenize_frame(frame(images), counts, tokenizer, TEMPLATES[1])
     prompts = tokenize_prompts(frame(images), counts, tokenizer, TEMPLATES[1])
     assert prompts.prefix.tolist() == full.prefix.tolist()
-    for prompt, segment, start in zip(prompts.segments, full.segments, full.label_starts, strict=True):
+    for prompt, segment, ((start, _),) in zip(prompts.segments, full.segments, full.label_spans, strict=True):
         assert prompt.tolist() == segment[:start].tolist()
-    assert prompts.label_starts == tuple(map(len, prompts.segments))
+    assert prompts.label_spans == ((),) * len(prompts.segments)
 
 
 def test_tokens_are_those_of_the_whole_text_for_a_tokenizer_with_dummy_prefix(tmp_path):

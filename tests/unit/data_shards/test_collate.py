@@ -6,14 +6,15 @@ import torch
 
 from data_shards.chat import TokenSegments
 from data_shards.collate import StepCounts, step_counts, to_tensors
-from data_shards.pack import PartMeta, build_pack
+from data_shards.pack import PartMeta, build_pack, filler_pack
+from data_shards.quarantine import BadRecord
 
 
 def part(key, num_segments, num_tiles):
     tokens = TokenSegments(
         prefix=np.arange(3, dtype=np.int32),
         segments=tuple(np.arange(4, dtype=np.int32) + 10 * i for i in range(num_segments)),
-        label_starts=(2,) * num_segments,
+        label_spans=(((2, 4),),) * num_segments,
     )
     meta = PartMeta(key=key, dataset="d", question_ids=tuple(range(num_segments)), kinds=("general",) * num_segments)
     return tokens, np.full((num_tiles, 2, 2, 3), 7, np.uint8), meta
@@ -59,3 +60,16 @@ def test_a_batch_moves_as_a_whole(pack):
 def test_the_counts_of_a_step_are_sums_over_its_micro_batches(pack):
     batches = [to_tensors(pack), to_tensors(build_pack([part("c", 1, 0)]))]
     assert step_counts(batches) == StepCounts(samples=3, questions=4, tokens=25, label_tokens=8, tiles=3)
+
+
+def test_a_batch_names_the_frames_it_was_to_hold_as_well(pack):
+    bad = (BadRecord(dataset="d", shard="s.tar", offset=0, key="c", reason="cut"),)
+    batch = to_tensors(pack, bad)
+    assert batch.meta.bad == bad
+    assert batch.meta.num_samples == 2
+    assert to_tensors(pack).meta.bad == ()
+
+
+def test_a_filler_counts_as_no_sample_and_no_tile():
+    batch = to_tensors(filler_pack(2, 5))
+    assert step_counts([batch]) == StepCounts(samples=0, questions=0, tokens=1, label_tokens=0, tiles=0)

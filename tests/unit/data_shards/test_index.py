@@ -6,13 +6,18 @@ import io
 import json
 import os
 import tarfile
+import tracemalloc
+from base64 import b64encode
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
 
+from data_shards.checked_json import dump_checked, load_checked
 from data_shards.entries import ShardError
-from data_shards.index import index_path, index_shard, load_index, rebuild_index, shard_is_whole
-from data_shards.read import read_frame
+from data_shards.index import index_path, index_shard, load_index, rebuild_index, shard_is_whole, write_index
 from data_shards.schema import CAMERAS
 from tests.helpers.frames import camera_frames, write_dataset
 
@@ -62,7 +67,7 @@ def test_tars_of_others_are_indexed_once(dataset):
 
 
 def test_tars_in_a_read_only_directory_are_indexed_in_memory(dataset, monkeypatch):
-    expected = load_index(dataset)
+    expected = list(load_index(dataset).samples)
     for path in dataset.glob("*.index.json"):
         path.unlink()
 
@@ -70,7 +75,7 @@ def test_tars_in_a_read_only_directory_are_indexed_in_memory(dataset, monkeypatc
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr("data_shards.index.write_atomically", refuse)
-    assert load_index(dataset) == expected
+    assert load_index(dataset).samples == expected
     assert not list(dataset.glob("*.index.json"))
 
 
@@ -119,20 +124,33 @@ def test_a_damaged_index_is_named_with_the_remedy(dataset, name, text):
         load_index(dataset)
 
 
-def test_an_index_entry_out_of_its_type_is_refused(dataset):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("offsets", [-1] * 14),
+        ("sizes", [2**63 - 1] * 14),
+        ("questions", [2]),
+        ("layout", [7, 7]),
+        ("layouts", [["json"]]),
+        ("digests", [0]),
+        ("image_sizes", None),
+    ],
+)
+def test_columns_that_do_not_fit_each_other_are_refused(dataset, name, value):
     path = dataset / "shard-000000.index.json"
-    record = json.loads(path.read_text())
-    record["samples"][0]["members"]["json"][0] = -1
-    path.write_text(json.dumps(record))
-    with pytest.raises(ShardError, match="usable index"):
+    record = load_checked(path.read_bytes())[0]
+    numbers = isinstance(value, list) and isinstance(value[0], int)
+    record[name] = b64encode(np.array(value, "<i8").tobytes()).decode() if numbers else value
+    path.write_bytes(dump_checked(record))
+    with pytest.raises(ShardError, match=r"shard-000000\.index\.json: not a usable index"):
         load_index(dataset)
 
 
 def test_shard_names_that_leave_the_directory_are_refused(dataset):
     path = dataset / "dataset.json"
-    record = json.loads(path.read_text())
+    record = load_checked(path.read_bytes())[0]
     record["shards"][0]["name"] = "../../x.tar"
-    path.write_text(json.dumps(record))
+    path.write_bytes(dump_checked(record))
     with pytest.raises(ShardError, match="plain file names"):
         load_index(dataset)
 
@@ -214,8 +232,90 @@ def test_a_link_in_a_tar_is_refused(tmp_path):
         index_shard(tmp_path / "x.tar")
 
 
-def test_a_member_that_the_schema_does_not_know_is_indexed_and_not_read(tmp_path):
+def test_a_member_that_the_schema_does_not_know_is_indexed_and_counts_for_nothing(tmp_path):
     pack(tmp_path / "x.tar", [("a_b.json", _record("a_b")), ("a_b.pkl", b"cos\nsystem\n")])
     index = load_index(tmp_path)
     assert set(index.samples[0].members) == {"json", "pkl"}
-    assert read_frame(index, 0).images == {}
+    assert index.samples[0].num_images == 0
+
+
+def damaged(content, rng, other):
+    """One random fault: a flipped bit, a cut, a zeroed block, or the content of another file."""
+    kind = int(rng.integers(4))
+    place = int(rng.integers(len(content)))
+    if kind == 0:
+        return content[:place] + bytes([content[place] ^ (1 << int(rng.integers(8)))]) + content[place + 1 :]
+    if kind == 1:
+        return content[:place]
+    if kind == 2:
+        return content[:place] + bytes(len(content[place : place + 64])) + content[place + 64 :]
+    return other
+
+
+def test_two_hundred_single_faults_in_indexes_and_dataset_file_are_all_found_by_name(dataset):
+    files = sorted(dataset.glob("*.json"))
+    contents = {path: path.read_bytes() for path in files}
+    assert len(files) == 4
+    rng = np.random.default_rng(0)
+    for i in range(200):
+        path = files[i % 4]
+        path.write_bytes(damaged(contents[path], rng, contents[files[(i + 1 + int(rng.integers(3))) % 4]]))
+        with pytest.raises(ShardError, match=path.name.replace(".", r"\.")):
+            load_index(dataset)
+        path.write_bytes(contents[path])
+    assert len(load_index(dataset)) == 6
+
+
+def test_an_index_of_an_older_copy_of_its_shard_is_refused(tmp_path):
+    write_dataset(tmp_path / "a", camera_frames())
+    write_dataset(tmp_path / "b", [replace(frame, objects={}) for frame in camera_frames()])
+    name = "shard-000001.index.json"
+    (tmp_path / "a" / name).write_bytes((tmp_path / "b" / name).read_bytes())
+    with pytest.raises(ShardError, match=rf"{name}: the index is of a tar with checksum"):
+        load_index(tmp_path / "a")
+
+
+def test_an_index_replaced_while_in_use_is_refused(dataset):
+    index = load_index(dataset)
+    write_index(dataset / "shard-000001.tar", index_shard(dataset / "shard-000000.tar"))
+    assert index.samples[0].key == "scene0_frame0"
+    with pytest.raises(ShardError, match=r"shard-000001\.index\.json: the index was replaced"):
+        index.samples[2]
+
+
+def test_only_the_shards_in_use_stay_in_memory(dataset, monkeypatch):
+    expected = list(load_index(dataset).samples)
+    monkeypatch.setattr("data_shards.samples.TABLES_IN_MEMORY", 1)
+    index = load_index(dataset)
+    assert [index.samples[i] for i in (5, 0, 3, 1, -1)] == [expected[i] for i in (5, 0, 3, 1, 5)]
+    assert index.samples[1:4] == expected[1:4]
+    assert len(index.samples._tables) == 1
+    assert list(index.samples) == expected
+    assert index.num_questions == 12
+    with pytest.raises(IndexError):
+        index.samples[6]
+
+
+def test_an_index_survives_being_sent_to_another_process(dataset):
+    index = load_index(dataset)
+    with ProcessPoolExecutor(1, get_context("fork")) as pool:
+        assert pool.submit(list, index.samples).result() == list(index.samples)
+        assert pool.submit(_same, index).result() == index
+
+
+def _same(index):
+    return index
+
+
+def test_loading_costs_under_a_hundred_bytes_a_sample(tmp_path):
+    template = write_dataset(tmp_path / "one", camera_frames()[:1]).samples[0]
+    for shard in range(70):
+        tar = tmp_path / f"shard-{shard:06d}.tar"
+        tar.write_bytes(b"")
+        write_index(tar, [replace(template, key=f"s{shard}_{i}", shard=tar.name) for i in range(200)])
+    tracemalloc.start()
+    index = load_index(tmp_path)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(index) == 14_000
+    assert held / len(index) < 100

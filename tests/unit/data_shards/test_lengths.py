@@ -5,7 +5,7 @@ import pytest
 from data_shards import lengths
 from data_shards.chat import internlm2_chat, tokenize_frame
 from data_shards.index import load_index
-from data_shards.lengths import sample_sizes, tile_sizes
+from data_shards.lengths import sample_sizes, shard_numbers, tile_sizes
 from data_shards.plan import SampleSize
 from data_shards.read import BadSample, read_frame
 from data_shards.schema import CAMERAS
@@ -54,15 +54,15 @@ def test_sizes_equal_those_of_the_tokenised_frames(index, tokenizer):
         tokens = tokenize_frame(read_frame(index, i), [4 * n for n in tiles], tokenizer, internlm2_chat())
         questions = tuple(len(s) for s in tokens.segments)
         expected.append(SampleSize(prefix_tokens=len(tokens.prefix), question_tokens=questions, tiles=sum(tiles)))
-    assert sample_sizes(index, **options(tokenizer)) == expected
+    assert list(sample_sizes(index, **options(tokenizer))) == expected
     assert {size.tiles for size in expected} == {18, 0, 3}
 
 
 def test_lengths_counted_once_are_read_back(index, tokenizer, reads):
-    first = sample_sizes(index, **options(tokenizer))
+    first = list(sample_sizes(index, **options(tokenizer)))
     assert reads == list(range(9))
-    assert len(list(index.root.glob("shard-00000?.lengths-*.json"))) == 3
-    assert sample_sizes(index, **options(tokenizer)) == first
+    assert len(list(index.root.glob("shard-00000?.lengths-*.npz"))) == 3
+    assert list(sample_sizes(index, **options(tokenizer))) == first
     assert len(reads) == 9
 
 
@@ -74,11 +74,11 @@ def test_another_setting_is_counted_anew(index, tokenizer, reads, name, tmp_path
         "tokens_per_tile": lambda: 9,
         "tokenizer": lambda: tiny_tokenizer(tmp_path, vocab_size=400),
     }
-    first = sample_sizes(index, **options(tokenizer))
-    second = sample_sizes(index, **options(tokenizer, **{name: changes[name]()}))
+    first = list(sample_sizes(index, **options(tokenizer)))
+    second = list(sample_sizes(index, **options(tokenizer, **{name: changes[name]()})))
     assert second != first
     assert len(reads) == 18
-    assert sample_sizes(index, **options(tokenizer)) == first
+    assert list(sample_sizes(index, **options(tokenizer))) == first
     assert len(reads) == 18
 
 
@@ -93,11 +93,15 @@ def test_a_shard_written_anew_is_counted_anew(index, tokenizer, reads):
 
 
 def test_a_damaged_lengths_file_is_replaced(index, tokenizer, reads):
-    first = sample_sizes(index, **options(tokenizer))
-    for path in index.root.glob("*.lengths-*.json"):
+    first = list(sample_sizes(index, **options(tokenizer)))
+    for path in index.root.glob("*.lengths-*.npz"):
         path.write_bytes(path.read_bytes()[:50])
-    assert sample_sizes(index, **options(tokenizer)) == first
+    assert list(sample_sizes(index, **options(tokenizer))) == first
     assert len(reads) == 18
+
+
+def test_samples_know_their_shard(index):
+    assert shard_numbers(index).tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2]
 
 
 def test_tile_sizes_come_from_the_index_alone(index, tokenizer, reads):

@@ -1,13 +1,17 @@
 """The command line as a user starts it: results, exit statuses, and messages instead of tracebacks."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from data_shards.cli import main
 from data_shards.index import load_index
@@ -62,6 +66,30 @@ def test_synthetic_frames_do_not_depend_on_how_they_are_split(tmp_path, family):
     train, val = frames_of(tmp_path / "split" / "train"), frames_of(tmp_path / "split" / "val")
     assert (len(train), len(val), len(whole)) == (3, 1, 4)
     assert {frame.key: frame for frame in (*train, *val)} == whole
+
+
+def test_views_are_stored_at_the_size_asked_for_in_quality_95(tmp_path):
+    plain, more = ("--scenes", 2, "--seed", 3), ("--view-size", "112x56")
+    assert synthetic(tmp_path / "whole", *plain) == 0
+    assert synthetic(tmp_path / "small", *plain, *more) == 0
+    for whole, small in zip(frames_of(tmp_path / "whole"), frames_of(tmp_path / "small"), strict=True):
+        assert replace(small, images={}) == replace(whole, images={})
+        for name, data in small.images.items():
+            image = Image.open(io.BytesIO(data))
+            reference = io.BytesIO()
+            Image.new("RGB", (8, 8)).save(reference, "JPEG", quality=95)
+            assert image.quantization == Image.open(reference).quantization
+            assert image.size == (112, 56)
+            expected = Image.open(io.BytesIO(whole.images[name])).resize((112, 56), Image.Resampling.BICUBIC)
+            assert np.abs(np.asarray(image, dtype=int) - np.asarray(expected, dtype=int)).mean() < 3
+    assert synthetic(tmp_path / "small", *plain) == 2
+    assert synthetic(tmp_path / "x", *plain, *more, "--family", "general") == 2
+
+
+@pytest.mark.parametrize("size", ["896", "x448", "0x448", "896x448x3"])
+def test_a_view_size_of_another_form_is_refused(tmp_path, size):
+    with pytest.raises(SystemExit):
+        synthetic(tmp_path, "--scenes", 1, "--view-size", size)
 
 
 def test_inspect_counts_what_is_there(tmp_path, capsys):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data_shards.chat import TokenSegments
-from data_shards.pack import IGNORED, PackError, PartMeta, build_pack
+from data_shards.pack import IGNORED, PackError, PartMeta, build_pack, filler_pack
 
 SIDE = 4
 
@@ -13,7 +13,7 @@ def part(rng, prefix, lengths, tiles, key="k", dataset="d"):
     tokens = TokenSegments(
         prefix=rng.integers(10, 1000, size=prefix).astype(np.int32),
         segments=segments,
-        label_starts=tuple(int(rng.integers(1, n)) for n in lengths),
+        label_spans=tuple(((int(rng.integers(1, n)), n),) for n in lengths),
     )
     meta = PartMeta(
         key=key,
@@ -42,7 +42,7 @@ def brute_force(parts):
             rows.append({"id": token, "group": group, "segment": 0, "position": place, "question": None})
         for number, segment in enumerate(tokens.segments):
             for place, token in enumerate(segment):
-                learnt = place >= tokens.label_starts[number]
+                learnt = place >= tokens.label_spans[number][0][0]
                 rows.append({
                     "id": token, "group": group, "segment": number + 1, "position": len(tokens.prefix) + place,
                     "question": (group, number) if learnt else None,
@@ -151,7 +151,7 @@ def test_dtypes_are_those_promised(parts):
 
 
 def test_a_pack_of_images_alone_has_no_tokens():
-    empty = TokenSegments(prefix=np.zeros(0, np.int32), segments=(), label_starts=())
+    empty = TokenSegments(prefix=np.zeros(0, np.int32), segments=(), label_spans=())
     tiles = np.ones((2, SIDE, SIDE, 3), np.uint8)
     pack = build_pack([(empty, tiles, PartMeta(key=key, dataset="d")) for key in "ab"])
     assert (len(pack.input_ids), len(pack.label_targets), len(pack.tiles)) == (0, 0, 4)
@@ -165,3 +165,30 @@ def test_packs_that_cannot_be_built_are_refused(parts):
         build_pack([])
     with pytest.raises(PackError, match="expected frames with equal tiles"):
         build_pack([*parts, (parts[0][0], np.zeros((1, 8, 8, 3), np.uint8), parts[0][2])])
+
+
+def test_tiles_go_to_the_memory_that_is_given(parts):
+    given = []
+
+    def allocate(shape):
+        given.append(np.full(shape, 7, np.uint8))
+        return given[-1]
+
+    pack = build_pack(parts, allocate=allocate)
+    assert pack.tiles is given[0]
+    np.testing.assert_array_equal(pack.tiles, build_pack(parts).tiles)
+    alone = build_pack(parts[1:2], allocate=allocate)
+    assert alone.dummy_tile
+    assert alone.tiles is given[1]
+    assert not alone.tiles.any()
+
+
+@pytest.mark.parametrize("token", [None, 5])
+def test_a_filler_has_a_dummy_tile_and_nothing_to_learn(token):
+    pack = filler_pack(SIDE, token)
+    assert pack.input_ids.tolist() == ([] if token is None else [token])
+    assert pack.dummy_tile
+    assert pack.tiles.shape == (1, SIDE, SIDE, 3)
+    assert not pack.tiles.any()
+    assert len(pack.label_targets) == len(pack.label_weights) == len(pack.keys) == len(pack.question_refs) == 0
+    assert pack.groups == ((0, len(pack.input_ids)),)

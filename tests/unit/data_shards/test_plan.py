@@ -4,12 +4,17 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from data_shards import sections
+from data_shards.fill import Filler
+from data_shards.mixture import weights_of_fractions
 from data_shards.plan import (
+    CostModel,
     MixtureEntry,
     PackLimits,
     PackStream,
     PlanError,
     SampleSize,
+    SizeTable,
     oversized,
     plan_epoch,
 )
@@ -21,34 +26,34 @@ SMALL = PackLimits(max_tokens=300, max_tiles=10)
 def driving(count, seed=0):
     """Frames as long as real ones at full size: 13 tiles, 80 to 99 questions of some 77 tokens."""
     rng = np.random.default_rng(seed)
-    return [
+    return SizeTable.of(
         SampleSize(
             prefix_tokens=3380,
             question_tokens=tuple((40 + rng.gamma(1.5, 25, size=rng.integers(80, 100))).astype(int).tolist()),
             tiles=13,
         )
         for _ in range(count)
-    ]
+    )
 
 
 def general(count, seed=1):
     rng = np.random.default_rng(seed)
     tiles = rng.integers(0, 14, size=count).tolist()
-    return [
+    return SizeTable.of(
         SampleSize(prefix_tokens=30 + 256 * n, question_tokens=(int(60 + rng.gamma(1.5, 200)),), tiles=n) for n in tiles
-    ]
+    )
 
 
 def small(count, seed=2):
     rng = np.random.default_rng(seed)
-    return [
+    return SizeTable.of(
         SampleSize(
             prefix_tokens=int(rng.integers(10, 60)),
             question_tokens=tuple(rng.integers(5, 40, size=rng.integers(1, 12)).tolist()),
             tiles=int(rng.integers(0, 5)),
         )
         for _ in range(count)
-    ]
+    )
 
 
 def plan(mixture, *, limits=SMALL, k=4, seed=3, epoch=0):
@@ -95,7 +100,7 @@ def test_no_pack_exceeds_its_limits(k, seed):
         )
         for _ in range(150)
     ]
-    mixture = [MixtureEntry(sizes=small(50)), MixtureEntry(sizes=uneven)]
+    mixture = [MixtureEntry(sizes=small(50)), MixtureEntry(sizes=SizeTable.of(uneven))]
     packs = plan(mixture, k=k)
     assert asked(packs) == Counter(every_question(mixture) - {(d, s, q) for d, s, q, _ in oversized(mixture, SMALL)})
     loads = [load(pack, mixture) for pack in packs]
@@ -142,7 +147,7 @@ def test_packs_of_driving_frames_are_98_percent_full():
 
 def test_packs_of_a_mixture_are_95_percent_full():
     frames = driving(400)
-    count = sum(len(size.question_tokens) for size in frames) // 4
+    count = len(frames.tokens) // 4
     mixture = [MixtureEntry(sizes=frames), MixtureEntry(sizes=general(count))]
     loads = [load(pack, mixture)[0] for pack in plan(mixture, limits=FULL_SIZE, k=32)]
     assert sum(loads) / len(loads) / FULL_SIZE.max_tokens >= 0.95
@@ -150,24 +155,24 @@ def test_packs_of_a_mixture_are_95_percent_full():
 
 def test_planning_a_hundred_thousand_visits_takes_seconds():
     frames = driving(50)
-    mixture = [MixtureEntry(sizes=frames * 700)]
+    mixture = [MixtureEntry(sizes=SizeTable.joined([frames] * 700))]
     begin = time.monotonic()
     stream = PackStream(mixture, FULL_SIZE, 32, 0)
-    assert stream.packs_in_epoch(0) * 3 > 100_000
+    assert stream.packs_an_epoch() * 3 > 100_000
     assert time.monotonic() - begin < 20
 
 
 def test_a_frame_longer_than_the_limit_is_split_between_questions():
     frame = SampleSize(prefix_tokens=100, question_tokens=(90,) * 7, tiles=3)
-    packs = plan([MixtureEntry(sizes=[frame])], k=7)
-    assert [len(pack.visits[0].questions) for pack in packs] == [2, 2, 2, 1]
+    packs = plan([MixtureEntry(sizes=SizeTable.of([frame]))], k=7)
+    assert sorted(len(pack.visits[0].questions) for pack in packs) == [1, 2, 2, 2]
     assert asked(packs) == Counter({(0, 0, q): 1 for q in range(7)})
 
 
 def test_what_no_pack_can_hold_is_listed_and_left_out():
     wide = SampleSize(prefix_tokens=10, question_tokens=(5,), tiles=11)
     long = SampleSize(prefix_tokens=100, question_tokens=(50, 201, 200), tiles=1)
-    mixture = [MixtureEntry(sizes=small(5)), MixtureEntry(sizes=[wide, long])]
+    mixture = [MixtureEntry(sizes=small(5)), MixtureEntry(sizes=SizeTable.of([wide, long]))]
     assert oversized(mixture, SMALL) == [(1, 0, 0, 15), (1, 1, 1, 301)]
     seen = asked(plan(mixture))
     assert seen == Counter(every_question(mixture) - {(1, 0, 0), (1, 1, 1)})
@@ -196,42 +201,127 @@ def test_weight_two_and_a_half_shows_half_of_the_samples_a_third_time():
     assert Counter(per_sample.values()) == {2: 10, 3: 10}
 
 
+def walk(stream, count, position=None):
+    """Positions and packs, one after the other."""
+    position = stream.start if position is None else position
+    walked = []
+    for _ in range(count):
+        walked.append((position, stream.pack(position)))
+        position = stream.advance(position, 1)
+    return walked
+
+
 def test_the_stream_runs_through_the_epochs_one_after_the_other():
     mixture = [MixtureEntry(sizes=small(30))]
     stream = PackStream(mixture, SMALL, 4, 3)
     expected = plan(mixture) + plan(mixture, epoch=1) + plan(mixture, epoch=2)
-    assert [stream.pack(i) for i in range(len(expected))] == expected
-    assert [stream.packs_in_epoch(e) for e in range(3)] == [len(plan(mixture, epoch=e)) for e in range(3)]
-    assert stream.epoch_of(len(plan(mixture))) == (1, 0)
+    assert [pack for _, pack in walk(stream, len(expected))] == expected
+    assert stream.packs_an_epoch() == len(plan(mixture))
+    assert stream.epoch_of(stream.advance(0, len(plan(mixture)))) == 1.0
 
 
-def test_a_stream_opened_at_any_position_continues_the_sequence():
-    mixture = [MixtureEntry(sizes=small(30))]
-    stream = PackStream(mixture, SMALL, 4, 3)
-    whole = [stream.pack(i) for i in range(3 * stream.packs_in_epoch(0))]
-    for start in (0, 1, 7, len(whole) // 2, len(whole) - 1):
-        fresh = PackStream(mixture, SMALL, 4, 3)
-        assert [fresh.pack(i) for i in range(start, len(whole))] == whole[start:]
+def test_a_stream_opened_at_any_position_continues_the_sequence(several_sections):
+    whole = walk(several_sections(), 1200)
+    for start in (0, 1, 7, 600, 1199):
+        rest = walk(several_sections(), 1200 - start, whole[start][0])
+        assert rest == whole[start:]
 
 
-def test_positions_may_be_read_in_any_order():
-    mixture = [MixtureEntry(sizes=small(30))]
-    stream = PackStream(mixture, SMALL, 4, 3)
-    order = np.random.default_rng(0).permutation(120).tolist()
-    assert {i: stream.pack(i) for i in order} == {i: PackStream(mixture, SMALL, 4, 3).pack(i) for i in range(120)}
+def test_to_advance_by_many_is_to_advance_one_by_one(several_sections):
+    positions = [position for position, _ in walk(several_sections(), 1000)]
+    for ranks in (1, 2, 3, 7, 64, 999):
+        stream, position = several_sections(), several_sections().start
+        for expected in positions[::ranks]:
+            assert position == expected
+            position = stream.advance(position, ranks)
+
+
+def test_to_resume_plans_one_section_only(several_sections, monkeypatch):
+    position = several_sections().advance(0, 900)
+    assert position >> 32 > 1
+    planned = []
+    monkeypatch.setattr(Filler, "fill", lambda self, order, fill=Filler.fill: planned.append(1) or fill(self, order))
+    several_sections().pack(position)
+    assert len(planned) == 1
+
+
+@pytest.fixture
+def several_sections(monkeypatch):
+    """Makes streams whose epochs have more than one section."""
+    monkeypatch.setattr(sections, "SECTION_VISITS", 100)
+    mixture = [
+        MixtureEntry(sizes=small(90), shards=np.arange(90) // 10),
+        MixtureEntry(sizes=small(40, seed=9), weight=0.4),
+    ]
+
+    def make():
+        stream = PackStream(mixture, SMALL, 4, 3)
+        assert stream.sections > 1
+        return stream
+
+    return make
+
+
+def test_sections_together_ask_every_question_once(several_sections, monkeypatch):
+    monkeypatch.setattr(sections, "SECTION_VISITS", 40)
+    mixture = [MixtureEntry(sizes=small(90), shards=np.arange(90) // 10), MixtureEntry(sizes=small(40, seed=9))]
+    assert PackStream(mixture, SMALL, 4, 3).sections > 3
+    assert asked(plan(mixture)) == Counter(every_question(mixture))
+
+
+def test_a_section_reads_few_shards(monkeypatch):
+    monkeypatch.setattr(sections, "SECTION_VISITS", 60)
+    stream = PackStream([MixtureEntry(sizes=small(400), shards=np.arange(400) // 10)], SMALL, 4, 3)
+    for number in range(stream.sections):
+        plan_of = stream.section(number)
+        samples = {v.sample for i in range(len(plan_of)) for v in plan_of[i].visits}
+        assert len({sample // 10 for sample in samples}) <= len(samples) // 10 + 2
 
 
 def test_a_stream_passes_over_epochs_that_small_weights_leave_empty():
     stream = PackStream([MixtureEntry(sizes=small(2), weight=0.2)], SMALL, 4, 0)
-    counts = [stream.packs_in_epoch(e) for e in range(10)]
+    counts = [len(stream.section(e)) for e in range(10)]
     assert 0 in counts
     assert sum(counts) > 1
-    assert all(stream.pack(i).visits for i in range(sum(counts)))
+    assert all(pack.visits for _, pack in walk(stream, sum(counts)))
+
+
+def test_packs_side_by_side_cost_the_same():
+    frames = driving(900)
+    mixture = [MixtureEntry(sizes=frames), MixtureEntry(sizes=general(len(frames.tokens) // 4))]
+    cost = CostModel(token=1e10, tile=1.8e12, pair=6e5)
+    stream = PackStream(mixture, FULL_SIZE, 32, 0, cost=cost)
+    costs = stream.section(0).costs
+    expected = [_cost(pack, mixture, cost) for _, pack in walk(stream, 50)]
+    assert np.allclose(costs[:50], expected, rtol=1e-9)
+    for ranks in (8, 64, 512):
+        steps = costs[: len(costs) // ranks * ranks].reshape(-1, ranks)
+        assert np.mean(steps.max(1) / steps.mean(1)) <= 1.02
+
+
+def _cost(pack, mixture, cost):
+    total = 0.0
+    for visit in pack.visits:
+        size = mixture[visit.dataset].sizes[visit.sample]
+        segments = [size.question_tokens[q] for q in visit.questions]
+        pairs = size.prefix_tokens**2 / 2 + sum(size.prefix_tokens * n + n**2 / 2 for n in segments)
+        total += cost.token * (size.prefix_tokens + sum(segments)) + cost.tile * size.tiles + cost.pair * pairs
+    return total
+
+
+def test_fractions_of_tokens_become_weights_of_at_most_one():
+    tables = [small(40), small(60, seed=9)]
+    weights = weights_of_fractions(tables, [1.0, 4.0])
+    shares = [weight * table.whole_tokens for weight, table in zip(weights, tables, strict=True)]
+    assert shares[1] / shares[0] == pytest.approx(4.0)
+    assert max(weights) == 1.0
+    with pytest.raises(PlanError, match="fraction of dataset 1: got 0"):
+        weights_of_fractions(tables, [1.0, 0.0])
 
 
 def test_a_vision_job_shows_each_sample_once_within_the_tile_limit():
     sizes = [SampleSize(prefix_tokens=0, question_tokens=(), tiles=n) for n in (3, 4, 10, 1, 11, 0, 2, 2, 5)]
-    mixture = [MixtureEntry(sizes=sizes)]
+    mixture = [MixtureEntry(sizes=SizeTable.of(sizes))]
     packs = plan_epoch(mixture, limits=PackLimits(max_tokens=1, max_tiles=10), questions_per_visit=1, seed=0, epoch=0)
     assert sorted(v.sample for pack in packs for v in pack.visits) == [0, 1, 2, 3, 6, 7, 8]
     assert max(load(pack, mixture)[1] for pack in packs) <= 10
@@ -240,7 +330,7 @@ def test_a_vision_job_shows_each_sample_once_within_the_tile_limit():
 
 def test_a_frame_without_question_is_left_out_beside_frames_with_some():
     silent = SampleSize(prefix_tokens=10, question_tokens=(), tiles=2)
-    packs = plan([MixtureEntry(sizes=[silent, *small(5), silent])])
+    packs = plan([MixtureEntry(sizes=SizeTable.of([silent, *small(5), silent]))])
     assert {v.sample for pack in packs for v in pack.visits} == {1, 2, 3, 4, 5}
 
 

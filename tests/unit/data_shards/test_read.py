@@ -3,14 +3,18 @@
 import copy
 import json
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from data_shards.index import load_index
-from data_shards.quarantine import Quarantine
-from data_shards.read import BadSample, read_frame
+from data_shards.read import MAX_IMAGE_BYTES, MAX_RECORD_BYTES, BadSample, read_frame, unknown_members
+from data_shards.remote import RemoteIndex
+from data_shards.schema import frame_to_json
+from data_shards.storage import LocalFiles
 from tests.helpers.frames import camera_frames, write_dataset
+from tests.helpers.raw_tar import raw_dataset, with_entry
 
 FRAMES = camera_frames()
 
@@ -93,22 +97,109 @@ def test_exchanged_shards_give_no_frame_at_all(dataset):
 
 
 def test_a_frame_under_another_frames_key_is_refused(dataset):
-    path = dataset / "shard-000000.index.json"
-    record = json.loads(path.read_text())
-    first, second = record["samples"][:2]
-    first["members"], second["members"] = second["members"], first["members"]
-    path.write_text(json.dumps(record))
+    index = load_index(dataset)
+    swapped = replace(index.samples[0], members=index.samples[1].members)
     with pytest.raises(BadSample, match=r"got 'scene0_frame1', expected 'scene0_frame0'"):
-        read_frame(load_index(dataset), 0)
+        read_frame(with_entry(index, 0, swapped), 0)
+
+
+def test_an_image_of_another_frame_in_the_index_is_refused(dataset):
+    index = load_index(dataset)
+    first, third = index.samples[0], index.samples[2]
+    mixed = replace(first, members={**first.members, "cam_back.jpg": third.members["cam_back.jpg"]})
+    with pytest.raises(BadSample, match="not next to the others"):
+        read_frame(with_entry(index, 0, mixed), 0)
+
+
+def moved(index, suffix, **changes):
+    entry = index.samples[0]
+    return with_entry(
+        index, 0, replace(entry, members={**entry.members, suffix: replace(entry.members[suffix], **changes)})
+    )
 
 
 def test_an_offset_beyond_the_tar_is_refused_without_reading(dataset):
-    path = dataset / "shard-000000.index.json"
-    record = json.loads(path.read_text())
-    record["samples"][0]["members"]["json"][:2] = [10**15, 10**15]
-    path.write_text(json.dumps(record))
-    with pytest.raises(BadSample, match="got 0 bytes, expected 1000000000000000"):
-        read_frame(load_index(dataset), 0)
+    index = load_index(dataset)
+    entry = index.samples[0]
+    members = {s: replace(span, offset=span.offset + 10**15) for s, span in entry.members.items()}
+    with pytest.raises(BadSample, match="got 0 bytes, expected"):
+        read_frame(with_entry(index, 0, replace(entry, members=members)), 0)
+
+
+@pytest.mark.parametrize(("suffix", "most"), [("json", MAX_RECORD_BYTES), ("cam_back.jpg", MAX_IMAGE_BYTES)])
+def test_a_member_of_absurd_size_is_refused_without_reading(dataset, suffix, most):
+    index = moved(load_index(dataset), suffix, size=10**15)
+    with pytest.raises(BadSample, match=f"member '{suffix}': got 1000000000000000 bytes, expected at most {most}"):
+        read_frame(index, 0)
+
+
+def test_overlapping_members_are_refused(dataset):
+    index = load_index(dataset)
+    json_span = index.samples[0].members["json"]
+    with pytest.raises(BadSample, match="not next to the others"):
+        read_frame(moved(index, "cam_back.jpg", offset=json_span.offset, sha256=json_span.sha256), 0)
+
+
+def record(**changes):
+    frame = FRAMES[0]
+    return json.dumps({**json.loads(frame_to_json(frame)), "images": [], **changes}).encode()
+
+
+DEEP = b'{"key": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+QUESTION = {"question": "a", "answer": "b", "type": "planning", "tag": []}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"{", "does not parse"),
+        (b"\xff\xfe", "does not parse"),
+        (b"[]", "got list, expected an object"),
+        (DEEP, "does not parse"),
+        (b'{"key": ' + b"1" * 5000 + b"}", "does not parse"),
+        (record(questions=3), "field 'questions': got int, expected list"),
+        (record(questions=[{**QUESTION, "type": "poem"}]), "got 'poem'"),
+        (record(questions=[{**QUESTION, "tag": ["x"]}]), "field 'tag'"),
+        (record(questions=[{**QUESTION, "tag": [7]}]), r"got \[7\], expected numbers 0 to 3"),
+        (record(images=["CAM_FRONT"]), "field 'images'"),
+        (record(images=["../../x"]), "field 'images'"),
+    ],
+)
+def test_a_record_of_another_form_is_refused(tmp_path, text, message):
+    index = raw_dataset(tmp_path, {"scene0_frame0": {"json": text}})
+    with pytest.raises(BadSample, match=message) as caught:
+        read_frame(index, 0)
+    assert (caught.value.shard, caught.value.key) == ("shard-000000.tar", "scene0_frame0")
+
+
+def test_members_that_the_schema_does_not_know_are_named_and_not_looked_at(tmp_path):
+    index = raw_dataset(tmp_path, {"scene0_frame0": {"json": record(), "pyd": b"import os", "../x.jpg": b"\xff\xd8"}})
+    assert unknown_members(index.samples[0]) == ["pyd", "../x.jpg"]
+    assert read_frame(index, 0).images == {}
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["shard-000000.tar"]
+
+
+def test_a_shard_name_cannot_leave_the_directory(tmp_path):
+    inside = raw_dataset(tmp_path / "inside", {"scene0_frame0": {"json": record()}})
+    index = with_entry(inside, 0, replace(inside.samples[0], shard="../inside/shard-000000.tar"))
+    with pytest.raises(BadSample, match="expected the plain name of a file"):
+        read_frame(index, 0)
+
+
+def test_a_frame_is_read_in_one_piece(dataset):
+    index = load_index(dataset)
+    reads = []
+
+    class Watched(LocalFiles):
+        def read(self, name, offset, size):
+            reads.append((name, size))
+            return super().read(name, offset, size)
+
+    watched = RemoteIndex(root=index.root, samples=index.samples, storage=Watched(index.root))
+    assert read_frame(watched, 4) == FRAMES[4]
+    assert read_frame(watched, 4, with_images=False).questions == FRAMES[4].questions
+    assert [name for name, _ in reads] == ["shard-000001.tar"] * 2
+    assert reads[1][1] == index.samples[4].members["json"].size < reads[0][1]
 
 
 def test_a_tar_that_vanished_is_named(dataset):
@@ -124,16 +215,3 @@ def test_a_bad_sample_survives_pickling_and_raising_again_by_its_text():
     assert str(twin) == str(error) == "s.tar: offset 512: frame a_b: got 3, expected 4"
     assert (twin.shard, twin.offset, twin.key, twin.reason) == ("s.tar", 512, "a_b", "got 3, expected 4")
     assert str(BadSample(str(error))) == str(error)
-
-
-def test_quarantine_keeps_one_line_a_bad_sample(tmp_path):
-    path = tmp_path / "run" / "quarantine.jsonl"
-    first = Quarantine(path)
-    first.add(BadSample("got 3, expected 4", shard="s.tar", offset=512, key="a_b"))
-    first.add(BadSample("ü", shard="s.tar", offset=0, key="a_c"))
-    second = Quarantine(path)
-    second.add(BadSample("later", shard="t.tar", offset=0, key="a_d"))
-    assert (first.count, second.count) == (2, 1)
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    assert records[0] == {"shard": "s.tar", "offset": 512, "key": "a_b", "reason": "got 3, expected 4"}
-    assert [record["key"] for record in records] == ["a_b", "a_c", "a_d"]

@@ -23,6 +23,15 @@ def test_a_frame_survives_the_round_trip():
     assert frame_from_json(frame_to_json(frame), frame.images) == frame
 
 
+def test_earlier_turns_survive_the_round_trip_and_leave_plain_questions_as_they_were():
+    frame = camera_frame("scene0", "frame0")
+    later = replace(frame.questions[0], history=(("What?", "A größer car."), ("Why?", "")))
+    talk = replace(frame, questions=(later, frame.questions[1]))
+    assert frame_from_json(frame_to_json(talk), talk.images) == talk
+    assert b"history" not in frame_to_json(frame)
+    assert frame_to_json(talk).count(b"history") == 1
+
+
 def test_image_order_is_that_of_the_record_not_of_the_members():
     frame = camera_frame("scene0", "frame0")
     shuffled = {name: frame.images[name] for name in sorted(frame.images)}
@@ -51,6 +60,10 @@ def test_other_member_names_are_no_images(suffix):
         ({"questions": [{"question": "?", "answer": None, "type": "general", "tag": []}]}, "answer"),
         ({"questions": [{"question": "?", "answer": "!", "type": "general", "tag": [True]}]}, "tag"),
         ({"questions": ["?"]}, "question 0"),
+        *(
+            ({"questions": [{"question": "?", "answer": "!", "type": "general", "tag": [], "history": h}]}, "history")
+            for h in ("x", [["a"]], [["a", 1]], ["ab"], None)
+        ),
         ({"scene": 3}, "scene"),
         ({"key_object_infos": {"<c1>": 1}}, "<c1>"),
     ],

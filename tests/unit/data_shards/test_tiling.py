@@ -1,15 +1,62 @@
-"""Tiling against brute force and against transformers, and the tile order against plain slicing."""
+"""Tiling against brute force, Pillow and transformers, as properties over sizes, and on the real views."""
 
+import io
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFont
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
+from data_shards.decode import ImageError, decode_jpeg
 from data_shards.schema import CAMERAS
-from data_shards.tiling import LayoutError, ViewLayout, plan_tiles, tile_images, tiles_per_image
-from tests.helpers.frames import noise
+from data_shards.tiling import (
+    LayoutError,
+    ViewLayout,
+    plan_tiles,
+    stitch_views,
+    tile_images,
+    tile_jpegs,
+    tiles_per_image,
+)
+from tests.helpers.frames import jpeg, noise
+from tests.helpers.paths import DRIVELM_SAMPLE, needs_drivelm_sample
+
+sides = st.integers(1, 5000)
+many = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+
+
+def real_frames(count):
+    paths = {camera: sorted((DRIVELM_SAMPLE / "samples" / camera).glob("*.jpg")) for camera in CAMERAS}
+    return [{camera: paths[camera][i].read_bytes() for camera in CAMERAS} for i in range(count)]
+
+
+def pillow_tiles(picture, columns, rows, side):
+    """With Pillow's own resize and crop."""
+    resized = picture.resize((columns * side, rows * side), Image.Resampling.BICUBIC)
+    corners = [(column * side, row * side) for row in range(rows) for column in range(columns)]
+    tiles = [np.asarray(resized.crop((x, y, x + side, y + side))) for x, y in corners]
+    if len(tiles) > 1:
+        tiles.append(np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC)))
+    return np.stack(tiles)
+
+
+def pillow_canvas(frame, side, names):
+    canvas = Image.new("RGB", (6 * side, 2 * side))
+    for i, camera in enumerate(CAMERAS):
+        view = Image.open(io.BytesIO(frame[camera])).convert("RGB").resize((2 * side, side), Image.Resampling.BICUBIC)
+        if names:
+            ImageDraw.Draw(view).text((0, 0), camera, fill=(255, 255, 255), font=ImageFont.load_default(side // 14))
+        canvas.paste(view, (i % 3 * 2 * side, i // 3 * side))
+    return canvas
+
+
+def mean_difference(a, b):
+    assert a.shape == b.shape
+    return np.abs(a.astype(int) - b).mean()
 
 
 def brute_force(width: int, height: int, max_tiles: int) -> set[tuple[int, int]]:
@@ -28,27 +75,58 @@ def brute_force(width: int, height: int, max_tiles: int) -> set[tuple[int, int]]
     return best
 
 
-def sizes(count: int) -> list[tuple[int, int]]:
-    rng = np.random.default_rng(7)
-    log_sizes = rng.uniform(np.log(20), np.log(4000), (count, 2))
-    shapes = [(int(width), int(height)) for width, height in np.exp(log_sizes)]
-    return shapes + [(448 * i, 448 * j) for i in range(1, 8) for j in range(1, 8)]
+@many
+@given(sides, sides, st.integers(1, 24))
+@example(448 * 3, 448 * 2, 12)
+@example(2688, 896, 12)
+def test_grid_is_in_bounds_and_that_of_brute_force(width, height, max_tiles):
+    columns, rows = plan_tiles((width, height), max_tiles=max_tiles)
+    assert columns >= 1
+    assert rows >= 1
+    assert columns * rows <= max_tiles
+    assert (columns, rows) in brute_force(width, height, max_tiles)
 
 
-@pytest.mark.parametrize("max_tiles", [1, 2, 6, 12, 24])
-def test_grid_is_that_of_brute_force(max_tiles):
-    chosen = {size: plan_tiles(size, max_tiles=max_tiles) for size in sizes(150)}
-    assert max_tiles == 1 or len(set(chosen.values())) > 1
-    assert sum(len(brute_force(*size, max_tiles)) == 1 for size in chosen) > 0.9 * len(chosen)
-    for size, grid in chosen.items():
-        assert grid in brute_force(*size, max_tiles), size
+@many
+@given(sides, sides, st.integers(1, 12), st.integers(1, 12))
+def test_bounds_from_below_hold_where_they_leave_a_grid(width, height, min_tiles, more):
+    columns, rows = plan_tiles((width, height), min_tiles=min_tiles, max_tiles=min_tiles + more)
+    assert min_tiles <= columns * rows <= min_tiles + more
 
 
-@pytest.mark.parametrize("max_tiles", [1, 2, 6, 12])
-def test_grid_is_that_of_transformers(max_tiles):
-    for width, height in sizes(400):
-        expected = get_optimal_tiled_canvas((height, width), (448, 448), 1, max_tiles)
-        assert plan_tiles((width, height), max_tiles=max_tiles) == expected, (width, height)
+@many
+@given(sides, sides, st.integers(1, 12))
+@example(448, 448, 12)
+def test_grid_is_that_of_transformers(width, height, max_tiles):
+    expected = get_optimal_tiled_canvas((height, width), (448, 448), 1, max_tiles)
+    assert plan_tiles((width, height), max_tiles=max_tiles) == expected
+
+
+@few
+@given(
+    st.lists(st.tuples(st.integers(1, 150), st.integers(1, 150)), max_size=7),
+    st.builds(
+        ViewLayout,
+        tile_size=st.sampled_from([14, 28]),
+        mode=st.sampled_from(["views", "canvas"]),
+        max_tiles=st.integers(1, 12),
+        thumbnail=st.booleans(),
+        dynamic_resolution=st.booleans(),
+        exact=st.booleans(),
+    ),
+)
+def test_tiles_of_encoded_and_decoded_images_are_as_many_as_planned(sizes, layout):
+    rng = np.random.default_rng(3)
+    images = {f"IMAGE_{i}": jpeg(noise(rng, *size)) for i, size in enumerate(sizes)}
+    planned = tiles_per_image(sizes, layout)
+    tiles, counts = tile_jpegs(images, layout)
+    assert counts == planned
+    assert tiles.shape == (sum(planned), layout.tile_size, layout.tile_size, 3)
+    assert tiles.dtype == np.uint8
+    decoded = tile_images([decode_jpeg(data, exact=layout.exact) for data in images.values()], layout)
+    assert tiles.shape == decoded.shape
+    if layout.exact:
+        np.testing.assert_array_equal(tiles, decoded)
 
 
 def test_there_are_35_grids_of_1_to_12_tiles():
@@ -68,22 +146,9 @@ def test_six_separate_views_take_18_tiles():
     assert tiles_per_image([(1600, 900)] * 6, ViewLayout(max_tiles=2)) == [3] * 6
 
 
-def test_planned_tiles_are_the_tiles_cut():
-    rng = np.random.default_rng(3)
-    for mode in ("views", "canvas"):
-        for thumbnail in (True, False):
-            for count in (1, 2, 5, 6):
-                images = [noise(rng, int(rng.integers(20, 200)), int(rng.integers(20, 200))) for _ in range(count)]
-                layout = ViewLayout(tile_size=28, mode=mode, max_tiles=5, thumbnail=thumbnail)
-                planned = tiles_per_image([image.shape[1::-1] for image in images], layout)
-                tiles = tile_images(images, layout)
-                assert tiles.shape == (sum(planned), 28, 28, 3)
-                assert tiles.dtype == np.uint8
-
-
 def test_tiles_are_row_by_row_and_the_thumbnail_is_last():
     image = noise(np.random.default_rng(0), 3 * 56, 2 * 56)
-    tiles = tile_images([image], ViewLayout(tile_size=56, max_tiles=6))
+    tiles = tile_images([image], ViewLayout(tile_size=56, max_tiles=6, exact=True))
     assert len(tiles) == 7
     for number in range(6):
         row, column = divmod(number, 3)
@@ -127,10 +192,78 @@ def test_the_camera_name_is_drawn_into_the_upper_left_corner_only():
     assert not all((tiles[i] == tiles[0]).all() for i in range(2, 12, 2))
 
 
+@needs_drivelm_sample
+@pytest.mark.parametrize("names", [True, False])
+def test_exact_tiles_of_the_real_canvas_are_those_of_pillow_and_fast_ones_are_near(names):
+    frame = real_frames(1)[0]
+    expected = pillow_tiles(pillow_canvas(frame, 448, names), 6, 2, 448)
+    layout = ViewLayout(mode="canvas", draw_camera_names=names, exact=True)
+    backwards = dict(reversed(frame.items()))
+    np.testing.assert_array_equal(tile_jpegs(backwards, layout)[0], expected)
+    fast, counts = tile_jpegs(frame, ViewLayout(mode="canvas", draw_camera_names=names))
+    assert counts == [13]
+    assert mean_difference(fast, expected) <= 1.5
+
+
+@needs_drivelm_sample
+@pytest.mark.parametrize(("tile_size", "max_tiles", "grid"), [(448, 2, (2, 1)), (448, 1, (1, 1)), (112, 1, (1, 1))])
+def test_exact_tiles_of_real_views_are_those_of_pillow_and_fast_ones_are_near(tile_size, max_tiles, grid):
+    frame = real_frames(1)[0]
+    pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in frame.values()]
+    expected = np.concatenate([pillow_tiles(picture, *grid, tile_size) for picture in pictures])
+    layout = {"tile_size": tile_size, "max_tiles": max_tiles}
+    np.testing.assert_array_equal(tile_jpegs(frame, ViewLayout(**layout, exact=True))[0], expected)
+    difference = mean_difference(tile_jpegs(frame, ViewLayout(**layout))[0], expected)
+    assert 0 < difference <= 1.5
+
+
+def test_the_canvas_for_a_user_is_the_one_that_is_tiled():
+    rng = np.random.default_rng(5)
+    images = {camera: jpeg(noise(rng, 64, 36)) for camera in CAMERAS}
+    for exact in (False, True):
+        layout = ViewLayout(tile_size=28, mode="canvas", exact=exact)
+        canvas = stitch_views([decode_jpeg(data, exact=exact) for data in images.values()], layout)
+        assert canvas.shape == (56, 168, 3)
+        expected = tile_images([canvas], ViewLayout(tile_size=28, max_tiles=12, exact=exact))
+        np.testing.assert_array_equal(tile_jpegs(images, layout)[0], expected)
+
+
+def test_a_camera_may_have_a_budget_of_its_own():
+    rng = np.random.default_rng(6)
+    images = {camera: jpeg(noise(rng, 160, 40)) for camera in (*CAMERAS, "IMAGE_0")}
+    layout = ViewLayout(tile_size=28, max_tiles=2, camera_max_tiles={"CAM_FRONT": 4, "CAM_BACK": 1})
+    expected = [3, 5, 3, 3, 1, 3, 3]
+    assert tile_jpegs(images, layout)[1] == expected
+    assert tiles_per_image([(160, 40)] * 7, layout, list(images)) == expected
+    decoded = [decode_jpeg(data) for data in images.values()]
+    assert len(tile_images(decoded, layout, list(images))) == sum(expected)
+    with pytest.raises(LayoutError, match="7 images.*`names`"):
+        tiles_per_image([(160, 40)] * 7, layout)
+    assert tiles_per_image([], layout) == []
+
+
+def test_a_bad_image_is_refused_by_tiling_too():
+    good = jpeg(noise(np.random.default_rng(0), 64, 36))
+    for exact in (False, True):
+        layout = ViewLayout(tile_size=28, max_tiles=1, exact=exact)
+        with pytest.raises(ImageError, match="damaged or cut"):
+            tile_jpegs({"IMAGE_0": good, "IMAGE_1": good[:-20]}, layout)
+        with pytest.raises(ImageError, match="64x36.*expected at most 2000"):
+            tile_jpegs({"IMAGE_0": good}, layout, max_pixels=2000)
+
+
 def test_in_canvas_mode_other_images_share_the_budget():
     layout = ViewLayout(tile_size=28, mode="canvas", max_tiles=12, thumbnail=False)
     assert sum(tiles_per_image([(400, 300)] * 2, layout)) <= 12
     assert tiles_per_image([(2800, 100)], layout) == [12]
+
+
+def test_everything_wrong_with_a_layout_is_said_at_once():
+    with pytest.raises(LayoutError, match="mode.*tile_size.*CAM_TOP.*0 for CAM_BACK"):
+        ViewLayout(mode="mosaic", tile_size=0, camera_max_tiles={"CAM_TOP": 1, "CAM_BACK": 0})
+    with pytest.raises(LayoutError, match="camera_max_tiles.*canvas"):
+        ViewLayout(mode="canvas", camera_max_tiles={"CAM_BACK": 2})
+    assert hash(ViewLayout(camera_max_tiles={"CAM_BACK": 2})) == hash(ViewLayout())
 
 
 @pytest.mark.parametrize("change", [{"mode": "mosaic"}, {"tile_size": 0}, {"max_tiles": 0}])

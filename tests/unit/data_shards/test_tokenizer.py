@@ -1,3 +1,4 @@
+import json
 import random
 import time
 
@@ -5,8 +6,11 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer, InternVLConfig, PreTrainedTokenizerFast
 
-from data_shards.tokenizer import TokenizerError, tokenizer_from_sentencepiece, train_sentencepiece
+from data_shards.tokenizer import PROTO, TokenizerError, tokenizer_from_sentencepiece, train_sentencepiece
 from tests.helpers.tokenizer import drivelm_sentences, tiny_tokenizer
+
+CHAT_TOKENS = ["<|plugin|>", "<|interpreter|>", "<|action_end|>", "<|action_start|>", "<|im_end|>", "<|im_start|>"]
+NINE_TOKENS = ["<img>", "</img>", "<IMG_CONTEXT>", "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>"]
 
 EDGE_TEXTS = (
     "",
@@ -42,6 +46,19 @@ def tokenizer(folder):
 @pytest.fixture(scope="module")
 def texts():
     return [*drivelm_sentences(), *EDGE_TEXTS, *fuzz_texts(500, seed=1)]
+
+
+def internlm2_like(path, num_pieces, last=tuple(f"[UNUSED_TOKEN_{i}]" for i in range(141, 147))):
+    """A small trained model, filled up with pieces that no text has, and InternLM2's six reserved pieces at the end."""
+    train_sentencepiece(drivelm_sentences(), path, vocab_size=400)
+    spec = PROTO.ModelProto()
+    spec.ParseFromString(path.read_bytes())
+    filled = num_pieces - len(last) - len(spec.pieces)
+    for text in [*(f"{chr(0x4E00 + i // 1000)}{chr(0xAC00 + i % 1000)}" for i in range(filled)), *last]:
+        spec.pieces.add(piece=text, score=-1e6)
+    assert len(spec.pieces) == num_pieces
+    path.write_bytes(spec.SerializeToString())
+    return path
 
 
 def sentencepiece_ids(model, texts):
@@ -101,6 +118,56 @@ def test_auto_tokenizer_loads_what_was_saved_beside_an_internvl_config(tokenizer
         "</img>",
         "<IMG_CONTEXT>",
     )
+
+
+@pytest.mark.parametrize("num_pieces", [420, 92544])
+def test_internlm2s_chat_tokens_and_internvls_nine_have_the_ids_of_the_checkpoints(tmp_path, num_pieces):
+    tokenizer = tokenizer_from_sentencepiece(internlm2_like(tmp_path / "tokenizer.model", num_pieces))
+    assert tokenizer.convert_tokens_to_ids(CHAT_TOKENS) == list(range(num_pieces - 6, num_pieces))
+    assert tokenizer.convert_tokens_to_ids(NINE_TOKENS) == list(range(num_pieces, num_pieces + 9))
+    assert len(tokenizer) == num_pieces + 9
+    assert tokenizer("".join(NINE_TOKENS))["input_ids"] == list(range(num_pieces, num_pieces + 9))
+    assert tokenizer.decode(tokenizer("<ref>car</ref>")["input_ids"], skip_special_tokens=True) == "car"
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
+    turn = tokenizer("<|im_start|>Yes.<|im_end|><img><IMG_CONTEXT></img>")["input_ids"]
+    assert (turn[0], turn[-4:]) == (num_pieces - 1, [num_pieces - 2, num_pieces, num_pieces + 2, num_pieces + 1])
+    if num_pieces == 92544:
+        assert tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|im_start|>"]) == [92542, 92543]
+        assert tokenizer.convert_tokens_to_ids(["<img>", "</img>", "<IMG_CONTEXT>", "</box>"]) == [
+            92544,
+            92545,
+            92546,
+            92552,
+        ]
+
+
+def test_a_model_that_names_its_chat_tokens_itself_keeps_their_ids(tmp_path):
+    tokenizer = tokenizer_from_sentencepiece(internlm2_like(tmp_path / "m", 420, last=CHAT_TOKENS))
+    assert tokenizer.convert_tokens_to_ids([*CHAT_TOKENS, *NINE_TOKENS]) == list(range(414, 429))
+
+
+def test_a_saved_internlm2_tokenizer_gives_the_ids_of_sentencepiece(texts, tmp_path):
+    model = internlm2_like(tmp_path / "tokenizer.model", 3000)
+    tokenizer_from_sentencepiece(model).save_pretrained(tmp_path / "saved")
+    InternVLConfig().save_pretrained(tmp_path / "saved")
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "saved", trust_remote_code=False)
+    assert len(texts) > 500
+    assert [loaded(text)["input_ids"] for text in texts] == sentencepiece_ids(model, texts)
+    assert [loaded.decode(loaded(text)["input_ids"]) for text in texts] == texts
+    assert loaded.convert_tokens_to_ids([*CHAT_TOKENS, *NINE_TOKENS]) == list(range(2994, 3009))
+
+
+def test_added_tokens_of_the_checkpoint_are_checked(tmp_path):
+    model = internlm2_like(tmp_path / "tokenizer.model", 420)
+    added = tmp_path / "added_tokens.json"
+    added.write_text(json.dumps({token: 420 + i for i, token in enumerate(NINE_TOKENS)}))
+    tokenizer_from_sentencepiece(model)
+    added.write_text(json.dumps({"<img>": 421, "</img>": 421, "<new>": 430}))
+    with pytest.raises(TokenizerError, match=r"added_tokens.json.*'<img>': got 420, expected 421; '<new>': got None"):
+        tokenizer_from_sentencepiece(model)
+    added.write_text("[1, 2]")
+    with pytest.raises(TokenizerError, match="added_tokens.json: does not parse"):
+        tokenizer_from_sentencepiece(model)
 
 
 def test_user_symbols_are_one_token_each(tmp_path, texts):

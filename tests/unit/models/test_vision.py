@@ -6,7 +6,15 @@ import torch
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 from models.presets import vision_config
-from models.vision import IMAGE_MEAN, IMAGE_STD, DropPath, add_drop_path, normalise_tiles, patch_features
+from models.vision import (
+    IMAGE_MEAN,
+    IMAGE_STD,
+    DropPath,
+    TowerFeatures,
+    add_drop_path,
+    normalise_tiles,
+    patch_features,
+)
 from models.vlm import build_vision
 
 
@@ -93,3 +101,17 @@ def test_a_tower_with_dropout_of_its_own_is_refused():
     config.hidden_dropout_prob = 0.1
     with pytest.raises(ValueError, match="hidden_dropout_prob 0.1"):
         add_drop_path(build_vision(config, torch.Generator().manual_seed(0)), 0.1)
+
+
+def test_a_frozen_tower_inside_a_training_model_drops_nothing():
+    teacher = tower()
+    add_drop_path(teacher, 0.5)
+    reference = patch_features(tower().eval(), pixels(), 2)
+    features = TowerFeatures(teacher.train())
+    assert not teacher.training
+    for mine, other in zip(features(pixels(), 2), reference, strict=True):
+        assert torch.equal(mine, other)
+        assert not mine.requires_grad
+    torch.nn.ModuleList([features]).train()
+    for mine, other in zip(features(pixels(), 2), reference, strict=True):
+        assert torch.equal(mine, other)

@@ -13,13 +13,12 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
     InternVLForConditionalGeneration,
-    InternVLProcessor,
 )
-from transformers.utils import is_torchvision_available
 
 from data_shards.chat import IMAGE_END, IMAGE_START, IMAGE_TOKEN, internlm2_chat
 from data_shards.decode import decode_jpeg
 from data_shards.tiling import ViewLayout, tile_images
+from models.convert import convert
 from models.presets import vision_config
 from models.vision import normalise_tiles
 from models.vlm import build_vision, load_vlm, save_model
@@ -31,7 +30,9 @@ from trainer.preprocessing import Preprocessing, PreprocessingError, read_prepro
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("run"), max_tiles=4, thumbnail=True)
+    directory = make_run(tmp_path_factory.mktemp("run"), max_tiles=4, thumbnail=True, exact=True)
+    (directory / "summary.json").write_text('{"stage": "finetune", "loss_last": 0.25}')
+    return directory
 
 
 @pytest.fixture(scope="module")
@@ -74,30 +75,11 @@ def test_stock_image_processor_makes_the_same_tiles(exported, size):
     processor = AutoImageProcessor.from_pretrained(exported)
     image = decode_jpeg(tiny_frame(3, 0, cameras=1, size=size).images["CAM_FRONT_LEFT"])
     ours = normalise_tiles(
-        torch.from_numpy(tile_images([image], ViewLayout(tile_size=112, max_tiles=4, thumbnail=True)))
+        torch.from_numpy(tile_images([image], ViewLayout(tile_size=112, max_tiles=4, thumbnail=True, exact=True)))
     )
     stock = processor(images=[Image.fromarray(image)], crop_to_patches=True, return_tensors="pt")
     assert stock["num_patches"].tolist() == [len(ours)]
     assert (stock["pixel_values"] - ours).abs().max() < 1e-5
-
-
-class WithoutVideo(InternVLProcessor):
-    """The stock processor, made without the video processor for which torchvision would be needed."""
-
-    def check_argument_for_proper_class(self, argument_name, argument):
-        return None
-
-
-def stock_processor(directory):
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    settings = json.loads((directory / "processor_config.json").read_text())
-    return WithoutVideo(
-        image_processor=AutoImageProcessor.from_pretrained(directory),
-        tokenizer=tokenizer,
-        video_processor=None,
-        image_seq_length=settings["image_seq_length"],
-        chat_template=tokenizer.chat_template,
-    )
 
 
 @pytest.mark.parametrize("size", [(160, 90), (100, 100)])
@@ -106,7 +88,7 @@ def test_stock_processor_and_generation_answer_as_the_trainer_does(exported, siz
     frame = replace(frame, images={"IMAGE_0": frame.images["CAM_FRONT_LEFT"]})
     settings = read_preprocessing(exported)
     model = AutoModelForImageTextToText.from_pretrained(exported)
-    processor = stock_processor(exported)
+    processor = AutoProcessor.from_pretrained(exported)
     ours = answer_frames(
         model, processor.tokenizer, [frame], template=settings.chat(), layout=settings.view, max_new_tokens=8
     )[0]
@@ -125,17 +107,6 @@ def test_stock_processor_and_generation_answer_as_the_trainer_does(exported, siz
         assert processor.decode(out, skip_special_tokens=True).strip() == expected
 
 
-@pytest.mark.skipif(is_torchvision_available(), reason="with torchvision AutoProcessor loads")
-def test_auto_processor_asks_for_torchvision(exported):
-    with pytest.raises((ImportError, ValueError), match="torchvision"):
-        AutoProcessor.from_pretrained(exported)
-
-
-@pytest.mark.skipif(not is_torchvision_available(), reason="InternVL's stock video processor needs torchvision")
-def test_auto_processor_loads_where_torchvision_is(exported):
-    assert type(AutoProcessor.from_pretrained(exported)) is InternVLProcessor
-
-
 def test_image_token_text_is_what_the_stock_processor_expands(exported):
     tokenizer = AutoTokenizer.from_pretrained(exported)
     assert tokenizer.context_image_token == IMAGE_TOKEN
@@ -143,7 +114,11 @@ def test_image_token_text_is_what_the_stock_processor_expands(exported):
     model = AutoModelForImageTextToText.from_pretrained(exported)
     assert tokenizer.context_image_token_id == model.config.image_token_id
     processor = json.loads((exported / "processor_config.json").read_text())
-    assert processor == {"processor_class": "InternVLProcessor", "image_seq_length": 16}
+    assert processor == {
+        "processor_class": "QianfanOCRProcessor",
+        "image_seq_length": 16,
+        "image_placeholder_token": IMAGE_TOKEN,
+    }
 
 
 def test_one_tile_an_image_holds_for_the_stock_processor_class(tmp_path):
@@ -151,6 +126,47 @@ def test_one_tile_an_image_holds_for_the_stock_processor_class(tmp_path):
     processor = AutoImageProcessor.from_pretrained(tmp_path / "export")
     out = processor(images=[np.zeros((90, 300, 3), np.uint8)], crop_to_patches=True, return_tensors="pt")
     assert out["pixel_values"].shape == (1, 3, 112, 112)
+
+
+def test_weights_are_cut_into_shards_that_stock_transformers_joins(run_dir, exported, tmp_path):
+    export(run_dir, tmp_path / "export", max_shard_size="500KB")
+    shards = sorted((tmp_path / "export").glob("model-*.safetensors"))
+    assert len(shards) > 1
+    index = json.loads((tmp_path / "export" / "model.safetensors.index.json").read_text())
+    assert {shard.name for shard in shards} == set(index["weight_map"].values())
+    assert not (tmp_path / "export" / "model.safetensors").exists()
+    whole = AutoModelForImageTextToText.from_pretrained(exported).state_dict()
+    joined = AutoModelForImageTextToText.from_pretrained(tmp_path / "export").state_dict()
+    assert all(torch.equal(weight, joined[name]) for name, weight in whole.items())
+    with pytest.raises(ValueError, match="shard size: got 'many'"):
+        export(run_dir, tmp_path / "other", max_shard_size="many")
+
+
+def test_the_layout_of_opengvlab_goes_back_to_the_same_weights(run_dir, exported, tmp_path):
+    notes = export(run_dir, tmp_path / "theirs", to="opengvlab")
+    assert any("copied as they are" in note for note in notes)
+    config = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    assert config["llm_config"]["vocab_size"] == 305
+    card = (tmp_path / "theirs" / "README.md").read_text()
+    assert "models.convert" in card
+    assert "pipeline(" not in card
+    convert(tmp_path / "theirs", tmp_path / "back", to="transformers")
+    ours = AutoModelForImageTextToText.from_pretrained(exported).state_dict()
+    back = AutoModelForImageTextToText.from_pretrained(tmp_path / "back").state_dict()
+    assert all(torch.equal(weight, back[name]) for name, weight in ours.items())
+
+
+def test_a_run_with_only_the_sentencepiece_model_exports_the_same_tokenizer(exported, tmp_path):
+    run_dir = make_run(tmp_path / "run")
+    for file in (run_dir / "model").glob("tokenizer*.json"):
+        file.unlink()
+    (run_dir / "tokenizer.model").rename(run_dir / "model" / "tokenizer.model")
+    export(run_dir, tmp_path / "export")
+    text = "<|im_start|>what is the car<|im_end|><img>"
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path / "export")(text)["input_ids"]
+        == AutoTokenizer.from_pretrained(exported)(text)["input_ids"]
+    )
 
 
 def test_a_dtype_may_be_chosen(run_dir, tmp_path):
@@ -186,7 +202,7 @@ def test_a_failure_leaves_nothing_behind(run_dir, tmp_path, monkeypatch):
     def full(settings: Preprocessing, directory: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("trainer.export.write_preprocessing", full)
+    monkeypatch.setattr("trainer.export_processor.write_preprocessing", full)
     with pytest.raises(OSError, match="no space"):
         export(run_dir, tmp_path / "export")
     assert list(tmp_path.iterdir()) == []
@@ -206,11 +222,33 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     vlm = lively_vlm(tokenizer)
     vlm.config.image_token_id = 5
     save_model(vlm, run_dir / "model")
-    with pytest.raises(ExportError, match="expected at most 306 with <IMG_CONTEXT> = 5"):
+    with pytest.raises(ExportError, match="got a tokenizer of 305 .* expected 306, .* with <IMG_CONTEXT> = 5"):
         export(run_dir, tmp_path / "export")
     (run_dir / "model" / "tokenizer.json").unlink()
     with pytest.raises(ExportError, match=r"no tokenizer\.json"):
         export(run_dir, tmp_path / "export")
+
+
+@pytest.mark.parametrize("more", [1, -1])
+def test_a_tokenizer_of_another_size_than_the_embedding_is_refused(tmp_path, more):
+    run_dir = make_run(tmp_path / "run")
+    tokenizer = tiny_tokenizer(tmp_path / "other")
+    vlm = lively_vlm(tokenizer)
+    vlm.resize_token_embeddings(len(tokenizer) - more)
+    save_model(vlm, run_dir / "model")
+    with pytest.raises(ExportError, match=f"of 305 tokens .* expected {305 - more}, as many as the"):
+        export(run_dir, tmp_path / "export")
+    assert main([str(run_dir), str(tmp_path / "export")]) == 2
+    assert not (tmp_path / "export").exists()
+
+
+def test_cut_weights_are_refused(tmp_path, capsys):
+    run_dir = make_run(tmp_path / "run")
+    weights = run_dir / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert main([str(run_dir), str(tmp_path / "export")]) == 2
+    assert "model.safetensors" in capsys.readouterr().err
+    assert not (tmp_path / "export").exists()
 
 
 def test_settings_of_another_model_are_refused(tmp_path):

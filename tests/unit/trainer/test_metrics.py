@@ -36,6 +36,7 @@ def test_means_are_weighted_and_names_without_weight_are_left_out():
     assert values["rate/questions_per_s"] == 4.0
     assert values["rate/data_wait"] == 0.25
     assert values["pack/fill_tokens"] == 0.5
+    assert values["data/quarantined"] == 0.0
 
 
 def test_window_starts_anew_after_it_was_read():
@@ -50,3 +51,9 @@ def test_window_starts_anew_after_it_was_read():
 def test_metric_that_was_not_announced_is_a_bug():
     with pytest.raises(AssertionError, match="stray"):
         MetricWindow(names=("a",)).add_means({"stray": (torch.tensor(1.0), 1.0)})
+
+
+def test_samples_left_out_are_counted_over_the_whole_run():
+    window = MetricWindow(names=(), quarantined=3)
+    assert window.reduce(_Alone(), packs=1).scalars()["data/quarantined"] == 3.0
+    assert window.reduce(_Alone(), packs=1).scalars()["data/quarantined"] == 3.0

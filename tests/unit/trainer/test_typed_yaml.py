@@ -1,5 +1,6 @@
 """YAML values to types."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,7 @@ class _Outer:
     inner: _Inner = _Inner()
     items: tuple[int, ...] = ()
     flag: bool = False
+    budgets: Mapping[str, int] | None = None
 
 
 def _build(value: object) -> tuple[_Outer | None, list[str]]:
@@ -37,6 +39,10 @@ def test_nested_values_become_their_types():
     assert isinstance(built.inner.rate, float)
 
 
+def test_names_with_values_become_a_mapping():
+    assert _build({"count": 1, "budgets": {"left": 2, "right": 1}})[0].budgets == {"left": 2, "right": 1}
+
+
 def test_null_is_taken_where_it_is_allowed():
     assert _build({"count": 1, "name": None})[0] == _Outer(count=1)
     assert _build({"count": None})[1] == ["count: got None, expected a whole number"]
@@ -51,6 +57,8 @@ def test_null_is_taken_where_it_is_allowed():
         ({"count": 1, "flag": "yes"}, "flag: got 'yes', expected true or false"),
         ({"count": 1, "kind": "c"}, "kind: got 'c', expected one of 'a', 'b'"),
         ({"count": 1, "items": [1, "x"]}, "items.1: got 'x', expected a whole number"),
+        ({"count": 1, "budgets": {"left": "x"}}, "budgets.left: got 'x', expected a whole number"),
+        ({"count": 1, "budgets": 3}, "budgets: got 3, expected names, each with a whole number"),
         ({"count": 1, "inner": 4}, "inner: got 4, expected a section with rate"),
         ({"count": 1, "inner": {"rat": 1}}, "inner.rat: unknown field; did you mean 'rate'?"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import pytest
 
@@ -160,6 +161,19 @@ def test_objects_are_scored_for_the_object_question_alone():
         "macro": 1.0,
         "frames": 1,
     }
+
+
+@pytest.mark.parametrize("unit", ["1", "a", "1.", " ", "<", "no. ", "1.0,2.0 "])
+def test_a_huge_answer_is_scored_in_linear_time(unit):
+    references = frame((OBJECT_QUESTION, "<c1,CAM_FRONT,1.0,2.0>", 2), ("Notice?", "<c1,CAM_FRONT,1.0,2.0>", 3))
+
+    def seconds(length):
+        start = time.process_time()
+        answer = unit * (length // len(unit))
+        score(references, rows(answer, answer), parse_judge("jaccard"))
+        return time.process_time() - start
+
+    assert seconds(80_000) < 8 * seconds(20_000) + 1.0  # 16 times if it were quadratic
 
 
 @pytest.mark.parametrize(

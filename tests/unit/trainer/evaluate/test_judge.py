@@ -46,3 +46,8 @@ def test_constant_and_absent_judges():
 def test_an_unknown_judge_is_refused_with_the_known_ones(name):
     with pytest.raises(JudgeError, match="expected none, jaccard or const:X"):
         parse_judge(name)
+
+
+@pytest.mark.parametrize(("reply", "rating"), [("150", 100.0), ("-5", 0.0), ("nan", 0.0)])
+def test_numbers_outside_of_the_scale_are_told(reply, rating):
+    assert parse_reply(reply) == (rating, False)

@@ -32,8 +32,17 @@ def test_score_writes_every_part(files, tmp_path, capsys):
 def test_lint_tells_clean_from_unclean(files, tmp_path, capsys):
     assert main(["lint", *files]) == 0
     (tmp_path / "p.json").write_text("[]")
-    assert main(["lint", *files]) == 1
-    assert "missing_id: s_f_0" in capsys.readouterr().out
+    capsys.readouterr()
+    assert main(["lint", *files]) == 2
+    assert capsys.readouterr().out.splitlines() == [
+        "missing_id: s_f_0: no answer; counted as an empty one",
+        '1 problems: {"missing_id": 1}',
+    ]
+
+
+def test_plain_rows_are_a_problem_only_for_an_upload(files, capsys):
+    assert main(["lint", *files, "--upload"]) == 2
+    assert "header: file: plain rows" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("change", [["--judge", "gpt"], ["--predictions", "none.json"], ["--references", "none.json"]])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.evaluate.objects import described_objects, is_object_question, object_f1
+from trainer.evaluate.objects import class_and_colour, described_objects, is_object_question, object_f1
 
 REFERENCE = (
     "There is a white sedan car to the front of the ego vehicle, a blue SUV to the front right of the ego vehicle, "
@@ -54,3 +54,16 @@ def test_frames_without_objects_agree_and_no_frames_give_zero():
 def test_only_the_question_for_important_objects_counts():
     assert is_object_question("What are the important objects in the current scene? Those objects will be considered.")
     assert not is_object_question("What is the moving status of object <c1,CAM_FRONT,1.0,2.0>?")
+
+
+@pytest.mark.parametrize(
+    ("phrase", "expected"),
+    [
+        ("a champagne-colored sedan", ("sedan", "champagne")),
+        ("a red and white traffic cone", ("traffic cone", "white")),
+        ("a van", ("van", "")),
+        ("", ("", "")),
+    ],
+)
+def test_class_and_colour_are_read_from_a_phrase(phrase, expected):
+    assert class_and_colour(phrase.split()) == expected

@@ -1,23 +1,20 @@
-"""Answers of whole frames against stock generation; the command line against shards."""
+"""Answers of whole frames against stock generation, one question at a time."""
 
-import argparse
-import json
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from data_shards.chat import STOP, internlm2_chat, tokenize_prompts
 from data_shards.decode import decode_jpeg
 from data_shards.schema import CAMERAS
 from data_shards.tiling import ViewLayout, tile_images, tiles_per_image
-from data_shards.write import write_shards
 from models.vision import normalise_tiles
-from tests.unit.trainer.tiny_run import lively_vlm, make_run, tiny_frame, tiny_tokenizer
-from trainer.evaluate.predict import PredictError, add_arguments, answer_frames, question_order, run
-from trainer.export import export
+from tests.unit.trainer.tiny_run import lively_vlm, tiny_frame, tiny_tokenizer
+from trainer.evaluate.perturb import parse_perturbation, perturb
+from trainer.evaluate.predict import PredictError, answer_frames, question_order
+from trainer.evaluate.sampling import Sampling
 
 TEMPLATE = internlm2_chat(system="You drive.")
 VIEWS = ViewLayout(tile_size=112, max_tiles=1, thumbnail=False)
@@ -109,59 +106,36 @@ def test_question_order_is_that_of_submission_ids():
     assert kinds == ["perception", "prediction", "prediction", "planning", "planning", "behavior"]
 
 
-def predict(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return run(parser.parse_args([str(argument) for argument in arguments]))
+def test_a_perturbation_reaches_the_model(model, tokenizer):
+    frames = [tiny_frame(0, 5), tiny_frame(2, 3)]
+    shuffled = answer(model, tokenizer, frames, perturbation=parse_perturbation("shuffle-views"))
+    assert shuffled != answer(model, tokenizer, frames)
+    by_hand = [
+        replace(frame, images={name: _jpeg(image) for name, image in _shuffled(frame).items()}) for frame in frames
+    ]
+    expected = [stock_answers(model, tokenizer, frame, VIEWS, 12) for frame in by_hand]
+    assert shuffled == expected
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("shards")
-    write_shards([tiny_frame(0, 5), tiny_frame(1, 0), tiny_frame(2, 4)], directory, source="test", licence="none")
-    return directory
+def _shuffled(frame):
+    images = {name: decode_jpeg(data) for name, data in frame.images.items()}
+    return perturb(images, parse_perturbation("shuffle-views"), key=frame.key)
 
 
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory) -> Path:
-    return make_run(tmp_path_factory.mktemp("run"))
+def _jpeg(image):
+    """The view's own JPEG again: moved views are other views' bytes."""
+    return next(data for data in _jpegs() if (decode_jpeg(data) == image).all())
 
 
-def test_command_line_writes_submission_rows(run_dir, shards, tmp_path):
-    out = tmp_path / "deep" / "predictions.json"
-    assert predict("--model", run_dir / "model", "--data", shards, "--out", out, "--max-new-tokens", 8) == 0
-    rows = json.loads(out.read_text())
-    assert [row["id"] for row in rows] == [f"s0_f_{i}" for i in range(4)] + [f"s2_f_{i}" for i in range(3)]
-    frame = tiny_frame(0, 5)
-    assert [row["question"] for row in rows[:4]] == [frame.questions[i].question for i in (1, 3, 0, 4)]
-    model = AutoModelForImageTextToText.from_pretrained(run_dir / "model").double()
-    stock = stock_answers(model, AutoTokenizer.from_pretrained(run_dir / "model"), frame, VIEWS, 8)
-    assert [row["answer"] for row in rows[:4]] == [stock[i] for i in (1, 3, 0, 4)]
+def _jpegs():
+    return [data for number, count in ((0, 5), (2, 3)) for data in tiny_frame(number, count).images.values()]
 
 
-def test_export_answers_as_the_run_does_and_blind_otherwise(run_dir, shards, tmp_path):
-    export(run_dir, tmp_path / "export")
-    for name, model, options in (
-        ("run", run_dir / "model", []),
-        ("export", tmp_path / "export", []),
-        ("blind", tmp_path / "export", ["--black"]),
-    ):
-        out = tmp_path / f"{name}.json"
-        assert predict("--model", model, "--data", shards, "--out", out, "--max-new-tokens", 8, *options) == 0
-    assert (tmp_path / "run.json").read_text() == (tmp_path / "export.json").read_text()
-    assert (tmp_path / "run.json").read_text() != (tmp_path / "blind.json").read_text()
-
-
-def test_mistakes_end_in_status_2_with_their_fix(run_dir, shards, tmp_path, capsys):
-    out = tmp_path / "predictions.json"
-    assert predict("--model", tmp_path / "none", "--data", shards, "--out", out) == 2
-    assert "preprocessing.json" in capsys.readouterr().err
-    recipe = run_dir / "recipe.yaml"
-    assert predict("--model", tmp_path / "none", "--data", shards, "--out", out, "--recipe", recipe) == 2
-    assert "config.json: no such file" in capsys.readouterr().err
-    assert predict("--model", run_dir / "model", "--data", tmp_path, "--out", out) == 2
-    assert str(tmp_path) in capsys.readouterr().err
-    write_shards([tiny_frame(1, 0)], tmp_path / "untagged", source="test", licence="none")
-    assert predict("--model", run_dir / "model", "--data", tmp_path / "untagged", "--out", out) == 2
-    assert "--form test" in capsys.readouterr().err
-    assert not out.exists()
+@pytest.mark.parametrize("limits", [{"batch_rows": 2}, {"batch_tokens": 150}])
+def test_sampled_answers_do_not_depend_on_their_batch(model, tokenizer, limits):
+    frames = [tiny_frame(0, 5), tiny_frame(2, 3)]
+    sampling = Sampling(temperature=1.5, top_p=0.9, seed=3)
+    drawn = answer(model, tokenizer, frames, sampling=sampling)
+    assert drawn == answer(model, tokenizer, frames, sampling=sampling, **limits)
+    assert drawn != answer(model, tokenizer, frames)
+    assert drawn != answer(model, tokenizer, frames, sampling=Sampling(temperature=1.5, top_p=0.9, seed=4))

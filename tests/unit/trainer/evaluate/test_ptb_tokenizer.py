@@ -77,6 +77,6 @@ def seconds(text):
     return time.perf_counter() - start
 
 
-@pytest.mark.parametrize("unit", ["a,", "<", "<!a", "(", "1 ", "a@", "no. ", "-", "a.", "'", "\U0001f697"])
+@pytest.mark.parametrize("unit", ["a", "a,", "<", "<!a", "(", "1 ", "a@", "no. ", "-", "a.", "'", "\U0001f697"])
 def test_a_huge_answer_takes_linear_time(unit):
     assert seconds(unit * 8_000) < 8 * seconds(unit * 2_000) + 0.5  # 16 times if it were quadratic

@@ -1,4 +1,4 @@
-"""Submissions written, read and checked; files that are none."""
+"""Submissions written and read; files that are none."""
 
 import json
 
@@ -7,8 +7,7 @@ import pytest
 from trainer.evaluate.submission import (
     SubmissionError,
     SubmissionHeader,
-    count_problems,
-    lint,
+    read_header,
     read_references,
     read_submission,
     reference_questions,
@@ -88,32 +87,22 @@ def test_references_of_another_form_are_refused_with_the_form(tmp_path):
         read_references(path)
 
 
-def test_a_clean_submission_has_no_problems(references):
-    assert lint(ROWS, references) == []
+def test_questions_without_answers_are_read_where_none_are_needed(tmp_path):
+    path = tmp_path / "q.json"
+    path.write_text(json.dumps({"s": {"key_frames": {"f": {"QA": {"perception": [{"Q": "q"}]}}}}}))
+    with pytest.raises(SubmissionError, match="'A'"):
+        read_references(path)
+    (question,) = reference_questions(read_references(path, answered=False), answered=False)
+    assert (question.question, question.answer, question.tags) == ("q", "", ())
 
 
-def test_every_problem_is_named_and_counted(references):
-    rows = [
-        {"id": "s_f_0", "answer": "a\rb"},
-        {"id": "s_f_0", "answer": "a\u2028b"},
-        {"id": "s_f_1", "answer": "\ud83d"},
-        {"id": "s_f_9", "answer": "x"},
-        {"id": "s_f_8"},
-        {"id": ["s"], "answer": "x"},
-        "text",
-        None,
-    ]
-    problems = lint(rows, references)
-    assert count_problems(problems) == {
-        "duplicate_id": 1,
-        "extra_id": 1,
-        "line_break": 1,
-        "lone_surrogate": 1,
-        "malformed_row": 4,
-        "missing_id": 1,
-    }
-    assert {problem.id for problem in problems if problem.kind == "missing_id"} == {"s_f_2"}
-
-
-def test_a_plain_newline_is_no_problem(references):
-    assert lint([{**ROWS[0], "answer": "a\nb"}, *ROWS[1:]], references) == []
+def test_a_header_is_read_or_refused_with_every_wrong_field(tmp_path):
+    path = tmp_path / "header.json"
+    content = {"method": "m", "team": "t", "authors": ["a", "b"], "email": "e@x.org", "institution": "i"}
+    path.write_text(json.dumps({**content, "country": "c"}))
+    assert read_header(path) == HEADER
+    path.write_text(json.dumps({**content, "team": " ", "authors": [], "colour": "red"}))
+    with pytest.raises(SubmissionError) as error:
+        read_header(path)
+    for part in ("header.json", "'team'", "'authors'", "'country'", "'colour'"):
+        assert part in str(error.value)

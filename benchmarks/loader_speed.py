@@ -1,0 +1,181 @@
+"""Frames of six JPEGs in; frames/s of the loader, of bare decoding and resizing, and of webdataset with Pillow out.
+
+`python benchmarks/loader_speed.py --images shared/data/drivelm_sample/samples` writes small shards of originals and of
+views stored at training size, and runs each pipeline in turn, several rounds, in equally many processes. Every pipeline
+gives the 13 tiles of a 2688x896 canvas. Without `--images` the pictures are drawn at random.
+"""
+
+import argparse
+import io
+import itertools
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+import webdataset
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from data_shards.decode import decode_picture, resize
+from data_shards.index import load_index
+from data_shards.loader import FrameSource, PackLoader, tile_stream
+from data_shards.read import read_frame
+from data_shards.schema import CAMERAS, RawFrame
+from data_shards.tiling import ViewLayout
+from data_shards.write import write_shards
+
+CELL = (896, 448)
+NUM_FRAMES = 24
+FRAMES_A_PACK = 3
+LAYOUT = ViewLayout(mode="canvas", max_tiles=12, draw_camera_names=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a table, and write it as JSON where a file is named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, help="folder with CAM_FRONT, CAM_BACK, ... of 1600x900 JPEGs")
+    parser.add_argument("--processes", type=int, default=2, help="of each pipeline (default: 2)")
+    parser.add_argument("--rounds", type=int, default=5, help="of which the median is taken (default: 5)")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each pipeline in each round (default: 6)")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    rates: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        write_frames(Path(folder), options.images)
+        for _ in range(options.rounds):
+            for name in ("original", "stored"):
+                for pipeline in (loader_frames, bare_frames, pillow_frames):
+                    count = pipeline(Path(folder) / name, options.processes, options.seconds)
+                    rates.setdefault(f"{name} {pipeline.__name__.removesuffix('_frames')}", []).append(count)
+    medians = {name: round(statistics.median(values), 2) for name, values in rates.items()}
+    result: dict[str, Any] = {"processes": options.processes, "frames_per_s": medians, "rounds": rates}
+    result["ratios"] = {
+        "original loader / bare": medians["original loader"] / medians["original bare"],
+        "stored loader / bare": medians["stored loader"] / medians["stored bare"],
+        "original loader / webdataset + Pillow": medians["original loader"] / medians["original pillow"],
+        "stored loader / webdataset + Pillow on originals": medians["stored loader"] / medians["original pillow"],
+        "stored loader / webdataset + Pillow on stored": medians["stored loader"] / medians["stored pillow"],
+    }
+    for name, value in (*medians.items(), *result["ratios"].items()):
+        print(f"{name:<52}{value:8.2f}")
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+def write_frames(folder: Path, images: Path | None) -> None:
+    """Shards of the frames as they are, and with each view at training size."""
+    views = {name: _pictures(images, name) for name in CAMERAS}
+    originals = [_frame(i, {name: next(views[name]) for name in CAMERAS}) for i in range(NUM_FRAMES)]
+    stored = [_frame(i, {name: _stored(data) for name, data in f.images.items()}) for i, f in enumerate(originals)]
+    for name, frames in (("original", originals), ("stored", stored)):
+        write_shards(frames, folder / name, source="benchmark", licence="none", samples_per_shard=12)
+
+
+def loader_frames(shards: Path, processes: int, seconds: float) -> float:
+    """The project's loader, for a job on images: read, check, decode, tile, hand over."""
+    source = FrameSource(name="d", index=load_index(shards))
+    stream = tile_stream([source], layout=LAYOUT, max_tiles=13 * FRAMES_A_PACK, seed=0)
+    loader = PackLoader([source], stream, layout=LAYOUT, workers=processes, max_tiles=13 * FRAMES_A_PACK)
+    return _rate((step[0].meta.num_samples for step in loader), seconds)
+
+
+def bare_frames(shards: Path, processes: int, seconds: float) -> float:
+    """Six decodes and resizes of bytes in memory, in processes that hand nothing over; the same decoder and filter."""
+    index = load_index(shards)
+    frames = [read_frame(index, i).images for i in range(len(index))]
+    return _in_processes(lambda: _bare(frames), processes, seconds)
+
+
+def pillow_frames(shards: Path, processes: int, seconds: float) -> float:
+    """webdataset with Pillow doing the same work, batches of as many frames, in DataLoader workers."""
+    urls = sorted(map(str, shards.glob("*.tar"))) * 1000
+    dataset = webdataset.WebDataset(urls, shardshuffle=False, nodesplitter=None).map(_pillow_tiles)
+    loader = DataLoader(dataset.batched(FRAMES_A_PACK, collation_fn=np.concatenate), None, num_workers=processes)
+    return _rate((len(tiles) // 13 for tiles in map(torch.as_tensor, loader)), seconds)
+
+
+def _bare(frames: Sequence[dict[str, bytes]]) -> Iterator[int]:
+    for images in itertools.cycle(frames):
+        for data in images.values():
+            resize(decode_picture(data, CELL), CELL)
+        yield 1
+
+
+def _pillow_tiles(sample: dict[str, Any]) -> np.ndarray:
+    canvas = Image.new("RGB", (3 * CELL[0], 2 * CELL[1]))
+    for i, camera in enumerate(CAMERAS):
+        view = Image.open(io.BytesIO(sample[f"{camera.lower()}.jpg"])).convert("RGB")
+        view = view if view.size == CELL else view.resize(CELL, Image.Resampling.BICUBIC)
+        canvas.paste(view, (i % 3 * CELL[0], i // 3 * CELL[1]))
+    tiles = np.asarray(canvas).reshape(2, 448, 6, 448, 3).swapaxes(1, 2).reshape(12, 448, 448, 3)
+    thumbnail = np.asarray(canvas.resize((448, 448), Image.Resampling.BICUBIC))
+    return np.concatenate([tiles, thumbnail[None]])
+
+
+def _rate(counts: Iterator[int], seconds: float) -> float:
+    """Frames a second, once as many packs have come as are made ahead."""
+    for _ in range(4):
+        next(counts)
+    begin, frames = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds:
+        frames += next(counts)
+    rate = frames / (time.perf_counter() - begin)
+    counts.close()  # type: ignore[attr-defined]
+    return rate
+
+
+def _in_processes(make: Callable[[], Iterator[int]], processes: int, seconds: float) -> float:
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    workers = [
+        context.Process(target=lambda: (torch.set_num_threads(1), queue.put(_rate(make(), seconds))))
+        for _ in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    total = sum(queue.get() for _ in workers)
+    for worker in workers:
+        worker.join()
+    return total
+
+
+def _pictures(images: Path | None, camera: str) -> Iterator[bytes]:
+    if images is not None:
+        return itertools.cycle([path.read_bytes() for path in sorted((images / camera).glob("*.jpg"))])
+    return itertools.cycle([_drawn(np.random.default_rng([i, *camera.encode()])) for i in range(4)])
+
+
+def _drawn(rng: np.random.Generator) -> bytes:
+    coarse = Image.fromarray(rng.integers(0, 256, (90, 160, 3), dtype=np.uint8))
+    return _encode(coarse.resize((1600, 900), Image.Resampling.BICUBIC))
+
+
+def _stored(data: bytes) -> bytes:
+    return _encode(Image.open(io.BytesIO(data)).convert("RGB").resize(CELL, Image.Resampling.BICUBIC))
+
+
+def _encode(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def _frame(number: int, images: dict[str, bytes]) -> RawFrame:
+    return RawFrame(key=f"s_{number}", scene="s", frame=str(number), source="benchmark", images=images, questions=())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""The report's page as text: self-contained, escaped, small, and its figures those of the scores."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from data_shards.index import load_index
+from tests.helpers.frames import jpeg
+from tests.unit.trainer.evaluate.report.report_case import HOSTILE, make_case
+from trainer.evaluate.__main__ import main
+from trainer.evaluate.judge import NoJudge
+from trainer.evaluate.report.page import make_page
+from trainer.evaluate.report.published import PUBLISHED
+from trainer.evaluate.report.report_cli import ReportError, frame_finder, named_files
+from trainer.evaluate.report.systems import make_system
+from trainer.evaluate.submission import read_references, read_submission
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes, and the text outside of style and script."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._raw = False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self._raw = tag in ("style", "script")
+
+    def handle_endtag(self, tag):
+        self._raw = False
+
+    def handle_data(self, data):
+        self.text += "" if self._raw else data
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    return make_case(tmp_path_factory.mktemp("case"))
+
+
+def report(case, out, *options) -> str:
+    command = ["report", "--predictions", f"good={case.good}", str(case.bad), "--references", str(case.references)]
+    assert main([*command, "--data", str(case.shards), "--out", str(out), *options]) == 0
+    return out.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(case, tmp_path_factory):
+    return report(case, tmp_path_factory.mktemp("page") / "new" / "report.html")
+
+
+def test_nothing_is_fetched_and_only_the_own_script_may_run(page):
+    elements = Elements(page).elements
+    assert [tag for tag, _ in elements].count("script") == 1
+    addresses = [value for _, attrs in elements for name, value in attrs.items() if name in ("src", "href", "data")]
+    assert addresses
+    assert all(address.startswith(("data:image/jpeg;base64,", "#")) for address in addresses)
+    assert not re.search(r"@import|url\(|https?://", page)
+    policy = next(attrs["content"] for _, attrs in elements if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    assert "script-src 'sha256-" in policy
+
+
+def test_answers_are_text_and_never_markup(page):
+    parsed = Elements(page)
+    assert not [attrs for tag, attrs in parsed.elements if "onerror" in attrs or attrs.get("src") == "x"]
+    shown = HOSTILE.replace("\x00", "\ufffd").replace("\ud83d", "\ufffd")
+    assert parsed.text.count(shown) >= 3
+    assert "\x00" not in page
+
+
+def test_names_and_titles_are_escaped_too(case, tmp_path):
+    page = report(case, tmp_path / "r.html", "--title", "<b>a</b>", "--predictions", f"<i>x</i>={case.good}")
+    parsed = Elements(page)
+    assert "<b>a</b>" in parsed.text
+    assert "<i>x</i>" in parsed.text
+
+
+def test_one_picture_a_frame_is_shared_by_its_questions(page):
+    elements = Elements(page).elements
+    assert sum(tag == "img" for tag, _ in elements) == 3
+    assert sum(attrs.get("class") == "row" for _, attrs in elements) == 15
+
+
+def test_rows_say_which_system_is_right(page):
+    rows = [attrs for _, attrs in Elements(page).elements if attrs.get("class") == "row"]
+    right = {row["data-id"]: row["data-right"] for row in rows}
+    assert [right[f"scene0_frame0_{i}"] for i in range(5)] == ["10", "10", "10", "11", "10"]
+    assert right["scene1_frame0_1"] == "00"
+
+
+def test_headline_holds_own_and_published_scores(case, page):
+    text = Elements(page).text
+    references = read_references(case.references)
+    for path in (case.good, case.bad):
+        scores = make_system("s", read_submission(path), references, NoJudge()).scores
+        assert f"{scores['official']['accuracy']:.4f}" in text
+        assert f"{scores['ungated']['accuracy']:.4f}" in text
+    for entry in PUBLISHED:
+        assert entry.name in text
+        assert f"{entry.final:.4f}" in text
+    assert "server" in text
+    assert "--judge" in text
+
+
+def test_camera_matrix_counts_objects_at_their_cameras(page):
+    text = Elements(page).text
+    assert "good: 6 of 6 objects at their own camera" in text
+    assert "bad: 0 of 0 objects" in text
+
+
+def test_points_lie_where_the_tags_say(page):
+    circles = {(a["cx"], a["cy"]) for tag, a in Elements(page).elements if tag == "circle" and a.get("r") == "34"}
+    assert circles == {("2400", "450"), ("1700", "1100")}
+
+
+def test_200_frames_of_noise_and_long_answers_stay_below_10_mb(case):
+    references = read_references(case.references)
+    scene = references["scene0"]
+    many = {f"s{number}": scene for number in range(200)}
+    rows = [
+        {"id": f"s{number}_frame0_{place}", "question": "", "answer": "word " * 400}
+        for number in range(200)
+        for place in range(5)
+    ]
+    system = make_system("long", rows, many, NoJudge())
+    noise = np.random.default_rng(0).integers(0, 256, (180, 320, 3), dtype=np.uint8)
+    frame = frame_finder(load_index(case.shards))("scene0_frame0")
+    frame = type(frame)(**(vars(frame) | {"images": dict.fromkeys(frame.images, jpeg(noise, 95))}))
+    page = make_page([system], lambda key: frame, max_frames=200, judge="none", title="t")
+    assert page.num_frames == 200
+    assert 3e6 < len(page.html) < 10e6
+
+
+def test_references_without_pictures_are_shown_without(case, tmp_path):
+    other = make_case(tmp_path / "other", scenes=1)
+    page = report(case, tmp_path / "r.html", "--data", str(other.shards))
+    assert Elements(page).text.count("no images") == 2
+
+
+def test_mistakes_exit_with_2_and_a_message(case, tmp_path, capsys):
+    command = ["report", "--references", str(case.references), "--data", str(case.shards), "--out", str(tmp_path / "r")]
+    assert main([*command, "--predictions", str(case.good), str(case.good)]) == 2
+    assert "write NAME=FILE" in capsys.readouterr().err
+    assert main([*command, "--predictions", "none.json"]) == 2
+    assert "none.json" in capsys.readouterr().err
+    assert main([*command, "--predictions", str(case.good), "--data", str(tmp_path)]) == 2
+    assert main([*command, "--predictions", str(case.good), "--max-frames", "0"]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_take_their_names(tmp_path):
+    assert named_files(["a=x/p.json", "y/q.json"])[1][0] == "q"
+    assert [name for name, _ in named_files(["a=x/p.json", "y/q.json"])] == ["a", "q"]
+    odd = tmp_path / "lr=1.json"
+    odd.write_text("[]")
+    assert named_files([str(odd)]) == [("lr=1", odd)]
+    with pytest.raises(ReportError):
+        named_files(["=p.json"])

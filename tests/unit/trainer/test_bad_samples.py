@@ -1,0 +1,86 @@
+"""Unusable samples of a run: written once over ranks and starts, and the stop where they are too many."""
+
+import json
+
+import pytest
+
+from data_shards.collate import to_tensors
+from data_shards.pack import filler_pack
+from data_shards.quarantine import BadRecord
+from tests.helpers.dist import on_ranks
+from trainer.bad_samples import QUARANTINE_FILE, BadSampleWatch, TooManyBadSamples
+from trainer.dist import MainRankError
+
+
+def batch(*numbers):
+    bad = tuple(BadRecord(dataset="d", shard="s.tar", offset=n, key=f"a_{n}", reason="cut") for n in numbers)
+    return to_tensors(filler_pack(2, None), bad)
+
+
+def watch(ranks, run_dir, *, max_fraction=0.5, seen=0.0, total=20, said=None):
+    say = (lambda text: None) if said is None else said.append
+    return BadSampleWatch(ranks, run_dir, max_fraction=max_fraction, seen=seen, total=total, say=say)
+
+
+def step(made, ranks, batches):
+    made.update(batches, ranks.sum(made.counts(batches)))
+
+
+def keys(run_dir):
+    return [json.loads(line)["key"] for line in (run_dir / QUARANTINE_FILE).read_text().splitlines()]
+
+
+def _two_ranks(ranks, run_dir):
+    said = []
+    made = watch(ranks, run_dir, said=said)
+    step(made, ranks, [batch()])
+    assert made.count == 0
+    step(made, ranks, [batch(1, 2), batch(2)] if ranks.rank else [batch(2, 3)])
+    step(made, ranks, [batch(3)] if ranks.rank else [batch(1)])  # known by now, on both ranks
+    assert made.count == 3
+    assert sorted(said) == [f"left out: d: s.tar: offset {n}: frame a_{n}: cut" for n in (1, 2, 3)]
+    assert keys(run_dir) == ["a_1", "a_2", "a_3"]
+    again = watch(ranks, run_dir, seen=2.0)  # the same run, killed and started anew
+    step(again, ranks, [batch(2)] if ranks.rank else [batch(1)])
+    assert again.count == 3
+    assert keys(run_dir) == ["a_1", "a_2", "a_3"]
+    strict = watch(ranks, run_dir, max_fraction=0.1)
+    with pytest.raises(TooManyBadSamples, match=r"got 4 unusable samples.*\n  d: s.tar: offset 1: frame a_1: cut"):
+        step(strict, ranks, [batch(4)] if ranks.rank else [batch()])  # found on one rank, raised on both
+    assert keys(run_dir) == ["a_1", "a_2", "a_3", "a_4"]
+
+
+def test_two_ranks_write_each_sample_once_and_stop_together(tmp_path):
+    on_ranks(_two_ranks, tmp_path)
+
+
+class _Alone:
+    """Stands for `Ranks` of a world of one, and counts collectives."""
+
+    calls = 0
+
+    def on_main(self, act):
+        self.calls += 1
+        return act()
+
+    def gather(self, value):
+        self.calls += 1
+        return [value]
+
+
+def test_a_step_without_a_new_bad_sample_needs_no_collective_of_its_own(tmp_path):
+    ranks = _Alone()
+    made = watch(ranks, tmp_path)
+    for batches in ([batch()], [batch(1)], [batch(1)], [batch(1), batch()]):
+        made.update(batches, made.counts(batches))
+    assert ranks.calls == 1 + 2
+    assert not (tmp_path / "other").exists()
+
+
+def test_samples_seen_count_the_bad_ones_too(tmp_path):
+    made = watch(_Alone(), tmp_path)
+    assert made.counts([batch(1, 2), batch(2)]) == [2.0, 3.0]
+
+
+def test_the_stop_ends_the_command_as_a_failure():
+    assert issubclass(TooManyBadSamples, MainRankError)

@@ -1,0 +1,87 @@
+"""Batches in; unusable samples are written down once, and the run stops on all ranks where they are too many."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from data_shards.collate import Batch
+from data_shards.quarantine import BadRecord, Quarantine, Tally
+from trainer.dist import MainRankError, Ranks
+
+QUARANTINE_FILE = "quarantine.jsonl"
+_SHOWN = 10
+
+
+class TooManyBadSamples(MainRankError):  # noqa: N818
+    """More samples are unusable than the recipe allows; raised on all ranks at the same step."""
+
+
+class BadSampleWatch:
+    """Knows on every rank alike which samples of the run are bad; the main rank writes them to a file.
+
+    Called on all ranks, once a step. A step costs two numbers in the sum over ranks that it makes anyway; only where a
+    sample is found bad for the first time do the ranks exchange more.
+    """
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        run_dir: Path,
+        *,
+        max_fraction: float,
+        seen: float,
+        total: int,
+        say: Callable[[str], None],
+    ) -> None:
+        """Go on from what the run directory holds.
+
+        Args:
+            max_fraction, seen, total: see `data_shards.quarantine.Tally`.
+            say: prints a line for the user.
+        """
+        self._ranks, self._say, self._max_fraction = ranks, say, max_fraction
+        self._file = Quarantine(run_dir / QUARANTINE_FILE)
+        self._tally = Tally(ranks.on_main(self._file.read), max_fraction=max_fraction, seen=seen, total=total)
+
+    @property
+    def count(self) -> int:
+        """Samples left out so far, each once, over all ranks and starts."""
+        return self._tally.count
+
+    def counts(self, batches: Sequence[Batch]) -> list[float]:
+        """Of this rank's batches, to be summed over ranks: samples found bad for the first time, and samples shown."""
+        seen = sum(batch.meta.num_samples + len(batch.meta.bad) for batch in batches)
+        return [float(len(self._tally.unknown(_bad(batches)))), float(seen)]
+
+    def update(self, batches: Sequence[Batch], counts: Sequence[float]) -> None:
+        """Take a step in.
+
+        Args:
+            batches: of this rank.
+            counts: sums over ranks of what `counts` gave.
+
+        Raises:
+            TooManyBadSamples: more than the recipe allows.
+        """
+        num_new, seen = counts
+        self._tally.seen += seen
+        if not num_new:
+            return
+        found = [record for records in self._ranks.gather(_bad(batches)) for record in records]
+        new = self._tally.add(found)
+        self._ranks.on_main(lambda: self._file.append(new))
+        for record in new:
+            self._say(f"left out: {record}")
+        if self._tally.too_many:
+            raise TooManyBadSamples(self._message())
+
+    def _message(self) -> str:
+        first = "\n".join(f"  {record}" for record in self._tally.first(_SHOWN))
+        return (
+            f"data.max_bad_fraction: got {self.count} unusable samples among {self._tally.seen:.0f} seen, expected at "
+            f"most {self._max_fraction:g} of them ({self._tally.allowed:.0f}); the first:\n{first}\n"
+            f"all are in {self._file.path}; mend or remove these shards, or raise data.max_bad_fraction"
+        )
+
+
+def _bad(batches: Sequence[Batch]) -> list[BadRecord]:
+    return [record for batch in batches for record in batch.meta.bad]
