@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: setup setup-gpu demo test check format tiny-assets clean
+.PHONY: setup setup-gpu demo test test-cluster check format bench tiny-assets clean
 
 setup: $(INSTALLED)
 
@@ -16,6 +16,7 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 	touch $@
 
 setup-gpu: setup
+	$(BIN)/python -m pip install --quiet wheel
 	$(BIN)/python -m pip install --no-build-isolation --requirement requirements-gpu.txt
 
 demo: setup
@@ -23,6 +24,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+test-cluster: setup
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 check: setup
 	$(BIN)/ruff check .
@@ -33,6 +37,13 @@ check: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python -m benchmarks.pack_plan
+	$(BIN)/python -m benchmarks.loader_speed --out runs/bench/loader_speed.json
+	$(BIN)/python -m data_shards synthetic --out runs/bench/shards --scenes 6 --frames-per-scene 1 --image-width 400
+	$(BIN)/python -m benchmarks.predict_speed --model models/tiny/teacher-vlm --data runs/bench/shards --frames 6 \
+		--out runs/bench/predict_speed.json
 
 tiny-assets: setup
 	$(BIN)/python -m trainer.tiny

@@ -9,7 +9,7 @@ from data_shards.entries import ShardError
 from data_shards.index import DatasetIndex
 from data_shards.lengths import sample_sizes, shard_numbers, tile_sizes
 from data_shards.loader import FrameSource, PackLoader, TextSettings
-from data_shards.plan import MixtureEntry, PackLimits, PackStream, SizeTable, oversized
+from data_shards.plan import CostModel, MixtureEntry, PackLimits, PackStream, SizeTable, oversized
 from data_shards.remote import CacheSettings, open_dataset
 from trainer.dist import Ranks
 from trainer.recipe import Recipe
@@ -93,22 +93,23 @@ class Data:
         return lines
 
 
-def make_data(recipe: Recipe, text: TextSettings | None, ranks: Ranks | None) -> Data:
+def make_data(recipe: Recipe, text: TextSettings | None, ranks: Ranks | None, cost: CostModel | None = None) -> Data:
     """Read indexes, count lengths, plan. The main rank comes first and leaves its counts beside the shards.
 
     Args:
         recipe: data section and seed.
         text: of the stage.
         ranks: None where this process is alone.
+        cost: by which packs are balanced over ranks; None counts tokens.
 
     Raises:
         ShardError, BadSample, PlanError: as the functions of `data_shards`.
     """
-    build = partial(_make_data, recipe, text)
+    build = partial(_make_data, recipe, text, cost)
     return build() if ranks is None else ranks.main_first(build)
 
 
-def _make_data(recipe: Recipe, text: TextSettings | None) -> Data:
+def _make_data(recipe: Recipe, text: TextSettings | None, cost: CostModel | None) -> Data:
     data = recipe.data
     cache = CacheSettings(directory=data.cache_dir, max_bytes=round(data.cache_gib * (1 << 30)))
     sources = [FrameSource(name=d.name, index=open_dataset(d.path, cache), weight=d.weight) for d in data.datasets]
@@ -117,7 +118,7 @@ def _make_data(recipe: Recipe, text: TextSettings | None) -> Data:
         for s in sources
     ]
     limits = PackLimits(max_tokens=data.max_tokens if text else 1, max_tiles=data.max_tiles)
-    stream = PackStream(mixture, limits, data.questions_per_visit if text else 1, recipe.seed)
+    stream = PackStream(mixture, limits, data.questions_per_visit if text else 1, recipe.seed, cost=cost)
     return Data(recipe=recipe, sources=sources, stream=stream, text=text, left_out=oversized(mixture, limits))
 
 

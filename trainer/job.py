@@ -54,7 +54,7 @@ def describe(job: Job) -> str:
     world_size = dist.world_size_from_environment()
     config = _resolve(job, recipe, world_size)
     stage = make_stage(recipe, getattr(torch, precision(config)), loaded=False)
-    data = make_data(recipe, stage.text, None)
+    data = make_data(recipe, stage.text, None, stage.cost())
     parts = [
         recipe_to_yaml(recipe).rstrip(),
         json.dumps(config, indent=2),
@@ -76,7 +76,7 @@ def run_job(job: Job) -> Outcome:
         if job.resume != "never" and ranks.on_main(lambda: _finished(run_dir, recipe)):
             return Outcome.DONE
         stage = make_stage(recipe, getattr(torch, precision(config)), loaded=False)
-        data = make_data(recipe, stage.text, ranks)
+        data = make_data(recipe, stage.text, ranks, stage.cost())
         announce("\n".join([*notes, *stage.notes(), *data.summary(ranks.world_size), _table(stage)]))
         ranks.on_main(lambda: _begin(job, run_dir, stage, config, ranks))
         groups = stage.parameter_groups()

@@ -1,5 +1,7 @@
 """Stage 1: a vision tower, a language model and a tokenizer in; only the fresh projector between them is trained."""
 
+from typing import ClassVar
+
 import torch
 
 from data_shards.chat import IMAGE_TOKEN
@@ -11,6 +13,8 @@ from trainer.stages.vlm import VlmStage
 
 class AlignStage(VlmStage):
     """The projector learns to speak the language model's language; both sides are frozen and in evaluation mode."""
+
+    passes: ClassVar[tuple[int, int, int]] = (1, 3, 2)
 
     def __init__(self, recipe: Recipe, dtype: torch.dtype) -> None:
         """Join the parts.

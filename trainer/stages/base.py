@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from data_shards.collate import Batch
+from data_shards.cost import CostModel
 from data_shards.loader import TextSettings
 from models.loading import WHOLE, Blank, Weights, fill
 from trainer.dist import Ranks
@@ -108,6 +109,10 @@ class Stage(ABC):
     def notes(self) -> tuple[str, ...]:
         """What was chosen for this machine, to be announced."""
         return ()
+
+    def cost(self) -> CostModel:
+        """What packs cost, by which they are balanced over ranks."""
+        return CostModel(token=0.0, tile=1.0)
 
     @abstractmethod
     def weight(self, batch: Batch) -> float:

@@ -12,8 +12,10 @@ from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFa
 
 from data_shards.chat import ChatTemplate, chatml, internlm2_chat
 from data_shards.collate import Batch
+from data_shards.cost import CostModel
 from data_shards.loader import TextSettings
 from models.attention import choose_backend, pack_layout
+from models.flops import forward_flops
 from models.label_loss import head_chunks
 from models.loading import Blank, Weights
 from models.presets import image_tokens_per_tile
@@ -27,7 +29,14 @@ from trainer.stages.sources import StageError
 
 
 class VlmStage(Stage):
-    """Training of a whole model, or part of it, on the answers of packed questions."""
+    """Training of a whole model, or part of it, on the answers of packed questions.
+
+    Attributes:
+        passes: cost of vision tower, projector and language model in forward passes: 1 without gradients, 2 with those
+            of the inputs only, 3 with those of the weights too.
+    """
+
+    passes: ClassVar[tuple[int, int, int]] = (3, 3, 3)
 
     modules: ClassVar[Mapping[str, str]] = {
         "vlm.model.vision_tower.": "vision",
@@ -69,6 +78,15 @@ class VlmStage(Stage):
         """The stock model inside."""
         assert isinstance(self.model, PackedVLM)
         return self.model.vlm
+
+    def cost(self) -> CostModel:
+        flops = forward_flops(self.vlm.config)
+        vision, projector, language = self.passes
+        return CostModel(
+            token=language * flops.token,
+            tile=vision * flops.tile + projector * flops.image_token * flops.tokens_per_tile,
+            pair=language * flops.pair,
+        )
 
     def weight(self, batch: Batch) -> float:
         return float(batch.label_weights.double().sum())

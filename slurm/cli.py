@@ -1,0 +1,54 @@
+"""Arguments of `python -m slurm` in, one command run, its exit status out: 0 done, 2 something to be changed."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from slurm.pipeline import add_pipeline_options, pipeline_command
+from slurm.report import add_report_options, report_command
+from slurm.status import add_status_options, status_command
+from slurm.submit import add_job_options, submit_command
+from slurm.sweep import add_sweep_options, sweep_command
+from slurm.typed import SlurmError
+
+USAGE = 2
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    overrides = [text for text in rest if not text.startswith("-") and "=" in text]
+    unknown = [text for text in rest if text not in overrides]
+    if unknown or (overrides and options.command not in ("submit", "sweep")):
+        parser.error(f"unrecognized arguments: {' '.join(unknown or overrides)}")
+    try:
+        if options.command == "submit":
+            submit_command(options, overrides)
+        elif options.command == "sweep":
+            sweep_command(options, overrides)
+        elif options.command == "pipeline":
+            pipeline_command(options)
+        elif options.command == "status":
+            status_command(options)
+        else:
+            report_command(options)
+    except SlurmError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return USAGE
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m slurm", description="Jobs on a SLURM cluster.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    overrides = "settings such as optim.lr=1e-4 are laid over the recipe, as with trainer/run.py"
+    add_job_options(commands.add_parser("submit", help="one training job", epilog=overrides, allow_abbrev=False))
+    add_sweep_options(
+        commands.add_parser("sweep", help="an array over recipe values", epilog=overrides, allow_abbrev=False)
+    )
+    add_pipeline_options(commands.add_parser("pipeline", help="steps chained by dependencies"))
+    add_status_options(commands.add_parser("status", help="state, step, loss and time left of jobs"))
+    add_report_options(commands.add_parser("report", help="table and plots of a sweep"))
+    return parser

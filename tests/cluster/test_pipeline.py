@@ -1,0 +1,88 @@
+"""Pipelines on the local SLURM: order, arrays over parts, failures, and going on where they broke off."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from slurm.attempts import CRASHED, DONE, STOPPED, load_attempts
+from tests.cluster import jobs
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
+
+
+def write_pipeline(path: Path, *steps: dict[str, object], **resources: object) -> Path:
+    path.write_text(yaml.safe_dump({"name": "tiny", "steps": list(steps), "resources": resources}))
+    return path
+
+
+def test_steps_run_in_order_and_a_failed_part_alone_is_done_again(tmp_path):
+    out, folder = tmp_path / "out", tmp_path / "pipeline"
+    out.mkdir()
+    parts = f"""bash -c "echo {{part}} >> {out}/ran; [ {{part}} != 1 -o -f {out}/mended ] && touch {out}/{{part}}" """
+    last = f"""bash -c "ls {out} > {out}/listed" """
+    file = write_pipeline(
+        tmp_path / "p.yaml",
+        {"name": "parts", "command": parts, "array": 3},
+        {"name": "list", "command": last},
+        max_crashes=0,
+    )
+    jobs.slurm("pipeline", str(file), "--folder", str(folder))
+    jobs.wait_for_end(folder / "00-parts", elements=3)
+    jobs.wait_until(lambda: "failed" in _line(folder, "list"), "cancelled step")
+    said = jobs.slurm("status", str(folder)).stdout
+    assert "2 done, 1 failed of 3" in said or "1 failed" in said, said
+    assert not (out / "listed").exists()
+
+    (out / "mended").touch()
+    jobs.slurm("pipeline", str(file), "--folder", str(folder))
+    jobs.wait_for_end(folder / "01-list")
+    assert {"0", "1", "2"} <= set((out / "listed").read_text().split())
+    assert sorted((out / "ran").read_text().split()) == ["0", "1", "1", "2"]
+    again = jobs.slurm("pipeline", str(file), "--folder", str(folder)).stdout
+    assert "parts: done" in again
+    assert "list: done" in again
+
+
+def test_crashes_and_stops_without_progress_are_requeued_up_to_their_limits(tmp_path):
+    counted = tmp_path / "files"
+    crash = """bash -c "echo this one breaks >&2; exit 3" """
+    stall = """bash -c "exit 75" """
+    advance = f"""bash -c "n=$(ls {counted} | wc -l); touch {counted}/$n; [ $n -ge 2 ] || exit 75" """
+    counted.mkdir()
+    file = write_pipeline(
+        tmp_path / "p.yaml",
+        {"name": "crash", "command": crash, "after": []},
+        {"name": "stall", "command": stall, "after": []},
+        {"name": "advance", "command": advance, "after": [], "progress": str(counted)},
+        max_crashes=1,
+        max_stalls=2,
+    )
+    jobs.slurm("pipeline", str(file), "--folder", str(tmp_path / "pipeline"))
+    outcomes = {}
+    for index, name in enumerate(("crash", "stall", "advance")):
+        folder = tmp_path / "pipeline" / f"{index:02d}-{name}"
+        jobs.wait_for_end(folder)
+        outcomes[name] = load_attempts(folder, 0).starts
+    assert [one.outcome for one in outcomes["crash"]] == [CRASHED, CRASHED]
+    assert "exit status 3: this one breaks; not requeued: crash 2 of at most 1" in outcomes["crash"][-1].reason
+    assert [one.outcome for one in outcomes["stall"]] == [STOPPED, STOPPED]
+    assert "2 starts in a row saved nothing new" in outcomes["stall"][-1].reason
+    assert [one.outcome for one in outcomes["advance"]] == [STOPPED, STOPPED, DONE]
+
+
+def test_a_cancelled_job_is_not_requeued_and_gives_its_run_directory_back(tmp_path):
+    file = write_pipeline(tmp_path / "p.yaml", {"name": "sleep", "command": "sleep 600"})
+    jobs.slurm("pipeline", str(file), "--folder", str(tmp_path / "pipeline"))
+    folder = tmp_path / "pipeline" / "00-sleep"
+    jobs.wait_until(lambda: "running" in _line(tmp_path / "pipeline", "sleep"), "start", folder)
+    jobs.wait_until(lambda: (folder / "work-000" / "attempt-000" / "task-0000.log").exists(), "rank", folder)
+    jobs.scancel([_line(tmp_path / "pipeline", "sleep").split("job ")[1].split()[0]])
+    jobs.wait_for_end(folder)
+    jobs.wait_until(lambda: "cancelled" in _line(tmp_path / "pipeline", "sleep"), "cancelled state", folder)
+    assert len(load_attempts(folder, 0).starts) == 1
+
+
+def _line(folder: Path, step: str) -> str:
+    lines = jobs.slurm("status", str(folder)).stdout.splitlines()
+    return next((line for line in lines if line.split()[:1] == [step]), "")
