@@ -157,14 +157,26 @@ def _counted(shard: ShardJob, add: Callable[[int], object]) -> Iterator[RawFrame
 def _write_parallel(job: DatasetJob, todo: Sequence[ShardJob], workers: int, bar: tqdm) -> None:
     context = get_context("spawn")
     manager = SyncManager(ctx=context)
-    manager.start(_start_child)
+    with _ctrl_c_held():
+        manager.start(_start_child)
     with manager, ProcessPoolExecutor(workers, context, _start_child) as pool:
         progress, stop = manager.Queue(), manager.Event()
-        tasks: set[Future[None]] = {
-            pool.submit(_write_one, shard, job.out_dir / shard_name(shard.number), progress, stop) for shard in todo
-        }
+        with _ctrl_c_held():
+            tasks: set[Future[None]] = {
+                pool.submit(_write_one, shard, job.out_dir / shard_name(shard.number), progress, stop) for shard in todo
+            }
         with _stopping(pool, stop):
             _follow(tasks, progress, bar)
+
+
+@contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """A Ctrl-C waits until the end of this context; children started in it never get one, not even while they start."""
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def _start_child() -> None:

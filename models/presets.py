@@ -1,5 +1,6 @@
 """Named model configurations: a preset name in, a stock transformers configuration out. No weights are made here."""
 
+import copy
 import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -8,6 +9,7 @@ from typing import Any, TypeVar
 from transformers import InternVLConfig, InternVLVisionConfig, LlamaConfig
 
 T = TypeVar("T")
+C = TypeVar("C", InternVLVisionConfig, LlamaConfig)
 
 _INTERNLM2_IMAGE_TOKEN = 92546
 """`<IMG_CONTEXT>` in the vocabulary of InternLM2 extended by InternVL's nine tokens."""
@@ -145,13 +147,20 @@ def vlm_config(
             "pass the tokenizer's id of <IMG_CONTEXT>"
         )
     return InternVLConfig(
-        vision_config=vision,
-        text_config=text,
+        vision_config=_unnamed(vision),
+        text_config=_unnamed(text),
         image_token_id=image_token_id,
         image_seq_length=image_tokens_per_tile(vision, downsample),
         downsample_ratio=downsample,
         tie_word_embeddings=False,
     )
+
+
+def _unnamed(config: C) -> C:
+    """A copy that does not say from which directory it was read."""
+    copied = copy.deepcopy(config)
+    copied._name_or_path = ""
+    return copied
 
 
 def vlm_preset(name: str, *, vocab_size: int | None = None, image_token_id: int | None = None) -> InternVLConfig:

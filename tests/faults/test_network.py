@@ -28,7 +28,7 @@ def test_all_samples_arrive_though_a_fifth_of_the_connections_drops(tmp_path):
         limits = PackLimits(max_tokens=900, max_tiles=40)
         stream = pack_stream(sources, text=text, layout=LAYOUT, limits=limits, questions_per_visit=2, seed=1)
         made = iter(PackLoader(sources, stream, layout=LAYOUT, text=text, workers=workers, max_tiles=40))
-        batches = [batch for (batch,) in islice(made, stream.packs_in_epoch(0))]
+        batches = [batch for (batch,) in islice(made, stream.packs_an_epoch())]
         made.close()
         return batches
 

@@ -7,6 +7,7 @@ stopped and called again; `--anew` makes all of them again.
 import argparse
 import hashlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -44,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work-dir", type=Path, default=Path("runs/tiny"), help="data and runs (default: %(default)s)")
     parser.add_argument("--anew", action="store_true", help="make every part again")
     options = parser.parse_args(arguments)
-    work, out = ROOT / options.work_dir, ROOT / TINY
+    os.chdir(ROOT)  # what is written names no path of this machine
+    work, out = options.work_dir, TINY
     if options.anew:
         shutil.rmtree(out, ignore_errors=True)
         shutil.rmtree(work, ignore_errors=True)

@@ -53,7 +53,7 @@ def distill(world: Path, tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="module")
 def align(world: Path):
     stage, data = _make(world, "align")
-    return stage, [batch for batch, _ in zip(data.first_batches(), range(4), strict=False)]
+    return stage, [batch for batch, _ in zip(data.first_batches(), range(10), strict=False)]
 
 
 def test_features_term_is_minus_the_mean_cosine_of_the_last_layers(distill):
