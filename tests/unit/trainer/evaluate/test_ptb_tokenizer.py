@@ -72,9 +72,9 @@ def test_the_short_way_gives_what_the_rules_give():
 
 
 def seconds(text):
-    start = time.perf_counter()
+    start = time.process_time()
     tokenize(text)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 @pytest.mark.parametrize("unit", ["a", "a,", "<", "<!a", "(", "1 ", "a@", "no. ", "-", "a.", "'", "\U0001f697"])
