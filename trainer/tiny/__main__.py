@@ -102,7 +102,7 @@ def make_teacher_vlm(work: Path, out: Path) -> None:
     paths = [f"data.datasets.0.path={data / 'driving' / 'train'}", f"data.datasets.1.path={data / 'general'}"]
     train_stage("align", [*paths, f"run_dir={work / 'align'}", f"model.vision={work / 'tower'}", "steps=200"])
     aligned = f"model.vlm={work / 'align' / 'model'}"
-    train_stage("finetune", [*paths, f"run_dir={work / 'finetune'}", aligned, "steps=800"])
+    train_stage("finetune", [*paths, f"run_dir={work / 'finetune'}", aligned, "steps=800", "loss_weight=square"])
     export(work / "finetune", out, dtype="float16")
 
 
