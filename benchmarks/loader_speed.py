@@ -1,6 +1,6 @@
 """Frames of six JPEGs in; frames/s of the loader, of bare decoding and resizing, and of webdataset with Pillow out.
 
-`python benchmarks/loader_speed.py --images shared/data/drivelm_sample/samples` writes small shards of originals and of
+`python benchmarks/loader_speed.py --images nuscenes/samples` writes small shards of originals and of
 views stored at training size, and runs each pipeline in turn, several rounds, in equally many processes. Every pipeline
 gives the 13 tiles of a 2688x896 canvas. Without `--images` the pictures are drawn at random.
 """

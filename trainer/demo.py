@@ -24,6 +24,7 @@ from trainer.evaluate.submission import read_references, read_submission, write_
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = Path("models/tiny")
+MARK = ".demo"
 STAGES = ("distill", "align", "finetune")
 COLUMNS = ("accuracy", "object_f1", "match_f1", "bleu_4", "rouge_l", "cider")
 
@@ -61,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DemoError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nstopped; make demo begins anew", file=sys.stderr)
+        return 130
     print(render_summary(summary))
     return 0
 
@@ -68,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_demo(run_dir: Path, sizes: Sizes) -> dict[str, Any]:
     """Make shards, train, evaluate and export; write and return the summary."""
     started = time.monotonic()
-    if run_dir.exists():
-        shutil.rmtree(run_dir)
+    _clear(run_dir)
     _make_data(run_dir / "data", sizes)
     shared = _overrides(run_dir, sizes)
     former = {
@@ -92,6 +95,20 @@ def run_demo(run_dir: Path, sizes: Sizes) -> dict[str, Any]:
     (run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     _draw_answers(run_dir)
     return summary
+
+
+def _clear(run_dir: Path) -> None:
+    """An empty directory that is marked as a demo's; only such a one is removed.
+
+    Raises:
+        DemoError: it holds something else.
+    """
+    if run_dir.is_dir() and any(run_dir.iterdir()) and not (run_dir / MARK).is_file():
+        raise DemoError(f"{run_dir}: holds files and no {MARK}, so it is no former demo's; name another --run-dir")
+    if run_dir.exists():
+        shutil.rmtree(run_dir)
+    run_dir.mkdir(parents=True)
+    (run_dir / MARK).write_text("Made by python -m trainer.demo, which removes this directory when it starts again.\n")
 
 
 def render_summary(summary: dict[str, Any]) -> str:

@@ -95,7 +95,7 @@ class Engine:
                 model=model, model_parameters=members, config=dict(config), dist_init_required=False
             )
         except (RuntimeError, FileNotFoundError, ImportError) as error:
-            if "compil" not in str(error).lower() and "ninja" not in str(error).lower():
+            if not _failed_to_build(error):
                 raise
             raise EngineError(
                 f"DeepSpeed cannot build its optimiser: {error}. Install g++ and ninja (on GPUs also nvcc), or write "
@@ -179,6 +179,15 @@ def _gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]
     if not any(hasattr(parameter, "ds_id") for parameter in parameters):
         return nullcontext()
     return _import_deepspeed().zero.GatheredParameters(list(parameters))
+
+
+def _failed_to_build(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, is about a compiler."""
+    if error is None:
+        return False
+    message = str(error).lower()
+    named = any(word in message for word in ("compil", "ninja", "failed to build"))
+    return named or _failed_to_build(error.__cause__ or error.__context__)
 
 
 def _import_deepspeed() -> Any:
