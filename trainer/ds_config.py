@@ -1,5 +1,6 @@
 """A DeepSpeed JSON file and the recipe in, the configuration that DeepSpeed gets out, every "auto" filled in."""
 
+import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,31 @@ class Owned:
     place: str
     field: str
     value: Any
+
+
+SECTIONS = (
+    "activation_checkpointing",
+    "bf16",
+    "communication_data_type",
+    "comms_logger",
+    "compile",
+    "flops_profiler",
+    "fp16",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "optimizer",
+    "prescale_gradients",
+    "seed",
+    "steps_per_print",
+    "tensorboard",
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "wall_clock_breakdown",
+    "zero_allow_untested_optimizer",
+    "zero_force_ds_cpu_optimizer",
+    "zero_optimization",
+)
+"""Top-level names of DeepSpeed that a misspelling is taken for; DeepSpeed itself ignores what it does not know."""
 
 
 def load_ds_config(path: Path) -> dict[str, Any]:
@@ -45,14 +71,19 @@ def resolve(
         a new configuration without any "auto".
 
     Raises:
-        ConfigError: a value given in both files with different results, a section the recipe owns, an "auto" that
-            nothing fills; each line names both files.
+        ConfigError: a value given in both files with different results, a section the recipe owns, a misspelt one, an
+            "auto" that nothing fills; each line names both files.
     """
     resolved: dict[str, Any] = json.loads(json.dumps(config))
     problems = [
         f"{config_path}: {name!r} belongs to the recipe ({recipe_path}: {owner}); remove it from the JSON"
         for name, owner in (("scheduler", "optim.schedule"), ("data_types", "none"), ("curriculum_learning", "data"))
         if name in resolved
+    ]
+    problems += [
+        f"{config_path}: unknown section {name!r}; did you mean {near[0]!r}?"
+        for name in resolved
+        if name not in SECTIONS and (near := difflib.get_close_matches(name, SECTIONS, n=1, cutoff=0.8))
     ]
     resolved.setdefault("optimizer", {"type": "AdamW", "params": {}})
     for owned in _owned(recipe, world_size):

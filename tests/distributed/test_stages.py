@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForImageTextToText, InternVLVisionModel
 
 from data_shards.chat import IMAGE_TOKEN
@@ -72,13 +73,17 @@ def test_alignment_changes_the_projector_alone(world, distilled, aligned):
         load_vision(distilled / "model"),
         load_language(world / "language"),
         image_token_id=tokenizer_from("tokenizer", str(world / "tokenizer")).convert_tokens_to_ids(IMAGE_TOKEN),
-        generator=torch.Generator().manual_seed(0),
+        generator=torch.Generator().manual_seed(yaml.safe_load((aligned / "recipe.yaml").read_text())["seed"]),
     )
     frozen = 0
     for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
         if "multi_modal_projector" not in name:
             assert torch.equal(old, new), name
             frozen += 1
+        else:
+            assert not torch.equal(old, new), name
+            if old.dim() > 1:  # from where it began, not anywhere
+                assert torch.cosine_similarity(old.flatten(), new.flatten(), dim=0) > 0.5, name
     assert frozen > 100
 
 

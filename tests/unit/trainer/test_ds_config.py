@@ -90,3 +90,9 @@ def test_unreadable_configuration_is_named(tmp_path):
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(ConfigError, match="expected an object"):
         load_ds_config(tmp_path / "list.json")
+
+
+def test_a_misspelt_section_is_refused_with_the_nearest_name(recipe):
+    with pytest.raises(ConfigError, match="unknown section 'zero_optimisation'; did you mean 'zero_optimization'"):
+        _resolve({"zero_optimisation": {"stage": 3}}, recipe)
+    assert "aio" in _resolve({"aio": {}}, recipe)
