@@ -17,11 +17,11 @@ TRAINED_SCENE = "54cdaaae372d421fa4734d66f51a8c48"
 ASKED_SCENE = "f0f120e4d4b0441da90ec53b16ee169d"
 
 
-def run(*command):
+def run(*command, statuses=(0,)):
     done = subprocess.run(
         [sys.executable, "-m", *map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in statuses, done.stdout + done.stderr
     return done.stdout
 
 
@@ -58,7 +58,11 @@ def test_real_frames_train_answer_and_score(work):
     assert {row["id"] for row in rows} == expected
     assert all(row["id"].startswith(ASKED_SCENE) for row in rows)
     assert 0 <= json.loads(scores.read_text())["official"]["accuracy"] <= 1
-    assert "no problems" in run("trainer.evaluate", "lint", "--predictions", predictions, "--references", references)
+    # three steps teach no letters: lint may find fault with answers, and with nothing else
+    lint = ("trainer.evaluate", "lint", "--predictions", predictions, "--references", references)
+    last = run(*lint, statuses=(0, 2)).splitlines()[-1]
+    problems = json.loads(last.partition("problems: ")[2] or "{}")
+    assert set(problems) <= {"no_letter", "tag_form"}
 
 
 def test_real_images_reach_the_model_as_six_views(work):
