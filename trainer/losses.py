@@ -1,26 +1,11 @@
-"""Logits, features and weights in, scalar sums out. Pure; each function casts to float32 itself.
+"""Distillation: logits and features in, scalar sums out. Pure; each function casts to float32 itself.
 
-Shape suffixes: M label tokens, V vocabulary or codebook, T tiles, P patches, E feature width. The caller divides by the
+Shape suffixes: V codebook, T tiles, P patches, E feature width. The caller divides by the
 global weight, so that micro batches and ranks add up to the exact mean.
 """
 
 import torch
-from torch.nn.functional import cosine_similarity, cross_entropy, log_softmax
-
-
-def cross_entropy_each(logits_MV: torch.Tensor, targets_M: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each label token, float32 [M]; empty, with a graph, where there is none.
-
-    Args:
-        logits_MV: any float dtype.
-        targets_M: int64.
-    """
-    return cross_entropy(logits_MV.float(), targets_M, reduction="none")
-
-
-def cross_entropy_sum(logits_MV: torch.Tensor, targets_M: torch.Tensor, weights_M: torch.Tensor) -> torch.Tensor:
-    """Sum of the label tokens' cross-entropy, each times its float32 weight; 0 with a graph where there is none."""
-    return (cross_entropy_each(logits_MV, targets_M) * weights_M).sum()
+from torch.nn.functional import cosine_similarity, log_softmax
 
 
 def patch_kl(student_logits_TPV: torch.Tensor, teacher_logits_TPV: torch.Tensor, temperature: float) -> torch.Tensor:
