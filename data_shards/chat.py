@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from data_shards.coords import DRIVELM, CoordinateFormat, model_text, point_spans
 from data_shards.schema import CAMERAS, Question, RawFrame
 
 TURN_START, STOP = "<|im_start|>", "<|im_end|>"
@@ -27,11 +28,13 @@ class ChatTemplate:
         name: `internlm2-chat` or `chatml`.
         system: system message; empty for none.
         turn_break: text after each `<|im_end|>`.
+        coordinates: how the points of questions and answers are written.
     """
 
     name: str
     system: str = ""
     turn_break: str = ""
+    coordinates: CoordinateFormat = DRIVELM
 
     def opening(self) -> str:
         """Everything before the user's turn."""
@@ -59,14 +62,14 @@ class ChatTemplate:
         )
 
 
-def internlm2_chat(*, system: str = "") -> ChatTemplate:
+def internlm2_chat(*, system: str = "", coordinates: CoordinateFormat = DRIVELM) -> ChatTemplate:
     """InternLM2's template: no newline after `<|im_end|>`."""
-    return ChatTemplate(name="internlm2-chat", system=system)
+    return ChatTemplate(name="internlm2-chat", system=system, coordinates=coordinates)
 
 
-def chatml(*, system: str = "") -> ChatTemplate:
+def chatml(*, system: str = "", coordinates: CoordinateFormat = DRIVELM) -> ChatTemplate:
     """ChatML: the same turns with a newline after each `<|im_end|>`."""
-    return ChatTemplate(name="chatml", system=system, turn_break="\n")
+    return ChatTemplate(name="chatml", system=system, turn_break="\n", coordinates=coordinates)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,11 +80,13 @@ class TokenSegments:
         prefix: int32 [P], ends after the last `</img>`, or after the system turn where there is no image.
         segments: int32 [n_i] for each question, in the order asked for.
         label_spans: (start, end) in each segment of the tokens to be learnt: one span for every answer in it.
+        point_spans: (start, end) in each segment of the tokens that write a point; () where they were not looked for.
     """
 
     prefix: np.ndarray
     segments: tuple[np.ndarray, ...]
     label_spans: tuple[tuple[tuple[int, int], ...], ...]
+    point_spans: tuple[tuple[tuple[int, int], ...], ...] = ()
 
 
 def tokenize_frame(
@@ -126,11 +131,15 @@ def prefix_text(frame: RawFrame, num_images: int, template: ChatTemplate) -> str
 
 
 def segment_texts(question: Question, template: ChatTemplate, *, after_image: bool) -> list[str]:
-    """A question's segment in pieces: prompt, answer, and for each further turn prompt and answer."""
+    """A question's segment in pieces: prompt, answer, and for each further turn prompt and answer.
+
+    Points are written in the template's coordinates.
+    """
     pieces = []
     opening = "\n" if after_image else f"{TURN_START}user\n"
     for asked, answer in (*question.history, (question.question, question.answer)):
-        pieces += [opening + template.question(asked), answer.strip() + STOP]
+        asked, answer = (model_text(text, template.coordinates) for text in (asked, answer.strip()))
+        pieces += [opening + template.question(asked), answer + STOP]
         opening = f"{template.turn_break}{TURN_START}user\n"
     return pieces
 
@@ -153,10 +162,10 @@ def _tokenize(
         prefix = np.repeat(prefix, repeats)
     pieces = [segment_texts(frame.questions[i], template, after_image=bool(len(tokens_per_image))) for i in chosen]
     if not with_answers:
-        segments, _ = encode_segments(tokenizer, [["".join(parts[:-1])] for parts in pieces], where=frame.key)
+        segments, _, _ = encode_segments(tokenizer, [["".join(parts[:-1])] for parts in pieces], where=frame.key)
         return TokenSegments(prefix=prefix, segments=segments, label_spans=((),) * len(segments))
-    segments, spans = encode_segments(tokenizer, pieces, where=frame.key)
-    return TokenSegments(prefix=prefix, segments=segments, label_spans=spans)
+    segments, labels, points = encode_segments(tokenizer, pieces, where=frame.key)
+    return TokenSegments(prefix=prefix, segments=segments, label_spans=labels, point_spans=points)
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> np.ndarray:
@@ -164,10 +173,13 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> np.ndarray:
     return np.asarray(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
 
 
+Spans = tuple[tuple[tuple[int, int], ...], ...]
+
+
 def encode_segments(
     tokenizer: PreTrainedTokenizerFast, pieces: Sequence[Sequence[str]], *, where: str
-) -> tuple[tuple[np.ndarray, ...], tuple[tuple[tuple[int, int], ...], ...]]:
-    """Tokens of segments, as they are behind a special token, and the spans of their answers.
+) -> tuple[tuple[np.ndarray, ...], Spans, Spans]:
+    """Tokens of segments, as they are behind a special token, the spans of their answers and those of their points.
 
     Args:
         pieces: of each segment: prompt, answer, prompt, answer, ...
@@ -178,9 +190,9 @@ def encode_segments(
     """
     # A special token in front and dropped again: behind it no tokenizer treats the segment as the start of a text.
     texts = [IMAGE_END + "".join(parts) for parts in pieces]
-    segments, spans = [], []
-    for parts, encoding in zip(
-        pieces, tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False), strict=True
+    segments, labels, points = [], [], []
+    for text, parts, encoding in zip(
+        texts, pieces, tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False), strict=True
     ):
         borders = np.cumsum([len(IMAGE_END), *map(len, parts)])
         begins = [begin for begin, _ in encoding.offsets]
@@ -190,8 +202,15 @@ def encode_segments(
                 raise ChatError(f"{where}: answer {answer[:40]!r}: its first characters join the prompt's last token")
         segments.append(np.asarray(encoding.ids[1:], dtype=np.int32))
         ends = (tokens - 1).tolist()
-        spans.append(tuple(zip(ends[1::2], ends[2::2], strict=False)))
-    return tuple(segments), tuple(spans)
+        labels.append(tuple(zip(ends[1::2], ends[2::2], strict=False)))
+        points.append(_token_spans(begins, point_spans(text)))
+    return tuple(segments), tuple(labels), tuple(points)
+
+
+def _token_spans(begins: Sequence[int], spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Spans of characters as spans of the tokens that begin in them; the token in front of the segment not counted."""
+    found = np.searchsorted(begins, np.array(spans, np.int64).reshape(-1, 2)) - 1
+    return tuple((int(start), int(end)) for start, end in found)
 
 
 def _check(

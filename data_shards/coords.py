@@ -22,6 +22,7 @@ _SHOWN = 3
 _TAG_LIKE = re.compile(r"<(?:\s*c\s*\d|(?=[^<>\n]*CAM_))[^<>\n]*>?", re.IGNORECASE)
 _NUMBER = r"(-?\d+(?:\.\d+)?)"
 _TAG = re.compile(rf"<\s*c\s*(\d+)\s*,\s*([A-Z_]+)\s*,\s*(\[?)\s*{_NUMBER}\s*,\s*{_NUMBER}\s*(\]?)\s*>")
+_POINT = re.compile(rf"<c\d+,[A-Z_]+,\[?({_NUMBER},{_NUMBER})\]?>")
 
 
 class CoordinateError(ValueError):
@@ -36,10 +37,12 @@ class CoordinateFormat:
         space: `pixels`, `canvas` or `view`, as above.
         decimals: digits behind the point. Rounding costs at most 2.4 and 0.9 pixels in x and y (`canvas`) or 0.8 and
             0.45 (`view`) at 0 decimals, a tenth of that at 1.
+
+    The default is DriveLM's own form.
     """
 
-    space: Literal["pixels", "canvas", "view"] = "canvas"
-    decimals: int = 0
+    space: Literal["pixels", "canvas", "view"] = "pixels"
+    decimals: int = 1
 
     def __post_init__(self) -> None:
         problems = []
@@ -51,7 +54,8 @@ class CoordinateFormat:
             raise CoordinateError(f"coordinate format: {'; '.join(problems)}")
 
 
-_DRIVELM = CoordinateFormat(space="pixels", decimals=1)
+DRIVELM = CoordinateFormat()
+"""Pixels of the 1600x900 camera image with one decimal: what questions, references and submissions are written in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,9 +162,27 @@ def decode_tags(text: str, format: CoordinateFormat) -> DecodedText:
     tolerance = 0.5 / 10**format.decimals
 
     def decode(camera: str, point: tuple[float, float]) -> str:
-        return _written(decode_point(camera, point, format.space, tolerance=tolerance), _DRIVELM)
+        return _written(decode_point(camera, point, format.space, tolerance=tolerance), DRIVELM)
 
     return _rewrite(text, decode, may_have_brackets=True)
+
+
+def model_text(text: str, format: CoordinateFormat) -> str:
+    """A question or a reference answer as it is written for the model; DriveLM's own form stays to the letter.
+
+    Tags that cannot be rewritten, such as points outside of the view, are left as they are.
+    """
+    return text if format == DRIVELM or "<" not in text else encode_tags(text, format, unparsed=[])
+
+
+def drivelm_text(text: str, format: CoordinateFormat) -> str:
+    """A model's answer in DriveLM's form, the inverse of `model_text`; what is no tag of `format` stays as it is."""
+    return text if format == DRIVELM or "<" not in text else decode_tags(text, format).text
+
+
+def point_spans(text: str) -> list[tuple[int, int]]:
+    """(start, end) of the characters `x,y` of every tag, whatever the format it is written in."""
+    return [match.span(1) for match in _POINT.finditer(text)] if "<" in text else []
 
 
 def _rewrite(

@@ -36,12 +36,16 @@ class FrameSource:
 
 @dataclass(frozen=True, kw_only=True)
 class TextSettings:
-    """How questions become tokens; `tokens_per_tile` is the number of image tokens of one tile."""
+    """How questions become tokens; `tokens_per_tile` is the number of image tokens of one tile.
+
+    The weights are of label tokens, see `build_pack`.
+    """
 
     tokenizer: PreTrainedTokenizerFast
     template: ChatTemplate
     tokens_per_tile: int
     loss_weight: LossWeight = "token"
+    coordinate_weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +96,14 @@ class FrameDataset(Dataset):
         if not parts:
             token = self.text.tokenizer.get_vocab()[BEGIN] if self.text else None
             return filler_pack(self.layout.tile_size, token)
-        return build_pack(parts, loss_weight=self.text.loss_weight if self.text else "token", allocate=place)
+        if self.text is None:
+            return build_pack(parts, allocate=place)
+        return build_pack(
+            parts,
+            loss_weight=self.text.loss_weight,
+            coordinate_weight=self.text.coordinate_weight,
+            allocate=place,
+        )
 
     def _part(self, source: FrameSource, visit: Visit) -> tuple[TokenSegments, np.ndarray, PartMeta]:
         entry = source.index.samples[visit.sample]

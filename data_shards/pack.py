@@ -82,6 +82,7 @@ def build_pack(
     parts: Sequence[tuple[TokenSegments, np.ndarray, PartMeta]],
     *,
     loss_weight: LossWeight = "token",
+    coordinate_weight: float = 1.0,
     allocate: Allocate | None = None,
 ) -> Pack:
     """Join frames to one pack.
@@ -89,6 +90,7 @@ def build_pack(
     Args:
         parts: tokens, tiles [T_i, S, S, 3] and origin of each frame.
         loss_weight: `token` 1, `sample` 1/n, `square` 1/sqrt(n) for a question with n label tokens.
+        coordinate_weight: factor on top of that for tokens that write a point.
         allocate: gives the memory for the tiles.
 
     Raises:
@@ -102,6 +104,9 @@ def build_pack(
     input_ids, position_ids, segment_ids, ends = _sequence([tokens for tokens, _, _ in parts])
     labelled, question_of = _labelled([tokens for tokens, _, _ in parts])
     counts = np.bincount(question_of, minlength=max(len(segments), 1))
+    weights = counts[question_of] ** -LOSS_WEIGHTS[loss_weight]
+    if coordinate_weight != 1.0:
+        weights = weights * np.where(_writes_point([tokens for tokens, _, _ in parts])[labelled], coordinate_weight, 1)
     labels = np.full(len(input_ids), IGNORED, np.int64)
     labels[labelled] = input_ids[labelled]
     num_tiles, shape = sum(len(tiles) for _, tiles, _ in parts), parts[0][1].shape[1:]
@@ -118,7 +123,7 @@ def build_pack(
         dummy_tile=dummy_tile,
         label_positions=labelled - 1,
         label_targets=input_ids[labelled],
-        label_weights=(counts[question_of] ** -LOSS_WEIGHTS[loss_weight]).astype(np.float32),
+        label_weights=weights.astype(np.float32),
         label_questions=question_of.astype(np.int32),
         keys=tuple(meta.key for _, _, meta in parts),
         question_refs=tuple((meta.key, q) for _, _, meta in parts for q in meta.question_ids),
@@ -176,3 +181,16 @@ def _labelled(frames: Sequence[TokenSegments]) -> tuple[np.ndarray, np.ndarray]:
                 questions.append(np.full(end - start, number))
             at, number = at + len(segment), number + 1
     return np.concatenate(places), np.concatenate(questions)
+
+
+def _writes_point(frames: Sequence[TokenSegments]) -> np.ndarray:
+    """Whether each token of the pack is part of a point."""
+    pieces = []
+    for tokens in frames:
+        pieces.append(np.zeros(len(tokens.prefix), bool))
+        for segment, spans in zip(tokens.segments, tokens.point_spans or ((),) * len(tokens.segments), strict=True):
+            is_point = np.zeros(len(segment), bool)
+            for start, end in spans:
+                is_point[start:end] = True
+            pieces.append(is_point)
+    return np.concatenate(pieces)

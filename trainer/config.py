@@ -81,6 +81,7 @@ def _check(recipe: Recipe) -> list[str]:
         "data.questions_per_visit": data.questions_per_visit,
         "data.prefetch": data.prefetch,
         "keep": recipe.keep,
+        "coordinate_weight": recipe.coordinate_weight,
         "log_every": recipe.log_every,
         "distill.last_k": distill.last_k,
         "distill.temperature": distill.temperature,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_shards.coords import DRIVELM, CoordinateFormat, model_text
 from data_shards.dataset_file import DATASET_FILE, read_dataset_file
 from data_shards.schema import CAMERAS
 from data_shards.tiling import ViewLayout
@@ -127,10 +128,21 @@ def _preprocessing(settings: Preprocessing) -> str:
         f"{'an image' if view.mode == 'views' else 'the canvas'}"
         f"{', and a thumbnail where there are several' if view.thumbnail else ''}; mode `{view.mode}`.",
         f"- Pixels in training: {'those of Pillow' if view.exact else 'libjpeg-turbo, near those of Pillow'}.",
+        f"- Points in questions and answers: {_coordinates(settings.coordinates)}.",
         f"- Chat template `{settings.template}`"
         + (f", system message: {json.dumps(settings.system)}." if settings.system else ", no system message."),
     ]
     return "\n".join(lines)
+
+
+def _coordinates(format: CoordinateFormat) -> str:
+    tag = model_text("<c1,CAM_BACK,1088.3,497.5>", format)
+    if format == DRIVELM:
+        return f"DriveLM's own, pixels of the 1600x900 view, such as `{tag}`"
+    return (
+        f"space `{format.space}`, {format.decimals} decimals; `<c1,CAM_BACK,1088.3,497.5>` in pixels is `{tag}`; "
+        "`predict` rewrites questions and answers, other programs have to"
+    )
 
 
 def _training(recipe: Recipe) -> list[str]:

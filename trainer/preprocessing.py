@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data_shards.chat import ChatTemplate, chatml, internlm2_chat
+from data_shards.coords import DRIVELM, CoordinateFormat
 from data_shards.tiling import LayoutError, ViewLayout
 from trainer.config import load_recipe
 
@@ -23,15 +24,18 @@ class Preprocessing:
         view: how images become tiles.
         template: name of the chat template, `internlm2-chat` or `chatml`.
         system: system message; empty for none.
+        coordinates: how the points of questions and answers are written.
     """
 
     view: ViewLayout
     template: str = "internlm2-chat"
     system: str = ""
+    coordinates: CoordinateFormat = DRIVELM
 
     def chat(self) -> ChatTemplate:
         """The chat template with its system message."""
-        return (chatml if self.template == "chatml" else internlm2_chat)(system=self.system)
+        make = chatml if self.template == "chatml" else internlm2_chat
+        return make(system=self.system, coordinates=self.coordinates)
 
 
 def read_preprocessing(model_dir: Path, recipe: Path | None = None) -> Preprocessing:
@@ -55,7 +59,7 @@ def read_preprocessing(model_dir: Path, recipe: Path | None = None) -> Preproces
             "with; name the recipe it was trained with (--recipe)"
         )
     data = load_recipe(recipe)[0].data
-    return Preprocessing(view=data.view, template=data.template, system=data.system)
+    return Preprocessing(view=data.view, template=data.template, system=data.system, coordinates=data.coordinates)
 
 
 def write_preprocessing(settings: Preprocessing, model_dir: Path) -> None:
@@ -66,7 +70,11 @@ def write_preprocessing(settings: Preprocessing, model_dir: Path) -> None:
 def _read(path: Path) -> Preprocessing:
     try:
         record = json.loads(path.read_text())
-        settings = Preprocessing(**(record | {"view": ViewLayout(**record["view"])}))
+        nested = {
+            "view": ViewLayout(**record["view"]),
+            "coordinates": CoordinateFormat(**record.get("coordinates", {})),  # older files have none
+        }
+        settings = Preprocessing(**(record | nested))
     except (ValueError, TypeError, KeyError, LayoutError) as error:
         raise PreprocessingError(
             f"{path}: got settings that do not parse ({error}), expected the file that the export wrote; export again"

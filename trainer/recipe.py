@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from data_shards.coords import CoordinateFormat
 from data_shards.tiling import ViewLayout
 
 
@@ -66,6 +67,7 @@ class DataSection:
         cache_gib: GiB of frames kept of each such dataset; 0 for none.
         template: chat template.
         system: system message; empty for none.
+        coordinates: how the points of questions and answers are written for the model.
     """
 
     datasets: tuple[DatasetSection, ...]
@@ -80,6 +82,7 @@ class DataSection:
     cache_gib: float = 50.0
     template: Literal["internlm2-chat", "chatml"] = "internlm2-chat"
     system: str = ""
+    coordinates: CoordinateFormat = field(default_factory=CoordinateFormat)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +163,7 @@ class Recipe:
 
     Attributes:
         loss_weight: weight of a label token in a question with n of them: 1, 1/n, 1/sqrt(n).
+        coordinate_weight: factor on the weight of the label tokens that write a point.
         log_every, image_log_every, checkpoint_every: in steps; 0 for never (checkpoints: only on a signal).
         keep: newest checkpoints kept.
     """
@@ -174,6 +178,7 @@ class Recipe:
     optim: OptimSection = field(default_factory=OptimSection)
     distill: DistillSection = field(default_factory=DistillSection)
     loss_weight: Literal["token", "sample", "square"] = "square"
+    coordinate_weight: float = 1.0
     log_every: int = 10
     image_log_every: int = 0
     checkpoint_every: int = 500

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from trainer.evaluate.centre_points import centre_points
 from trainer.evaluate.contradictions import contradictions
 from trainer.evaluate.drivelm import Evaluation
 from trainer.evaluate.failures_attributes import attribute_errors
@@ -16,6 +17,7 @@ def diagnose(evaluation: Evaluation, references: Mapping[str, Any]) -> dict[str,
     return {
         "syntax": syntax_drift(graded),
         "camera_confusion": camera_confusion(graded),
+        "centre_points": centre_points(graded, references),
         "objects": invented_and_left_out(graded),
         "attributes": attribute_errors(graded, references),
         "contradictions": contradictions(graded),

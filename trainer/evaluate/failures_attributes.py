@@ -6,6 +6,7 @@ from typing import Any
 from trainer.evaluate.baselines import offered_options
 from trainer.evaluate.drivelm import GradedQuestion
 from trainer.evaluate.objects import class_and_colour, described_phrases, is_object_question
+from trainer.evaluate.submission import object_infos
 from trainer.evaluate.tags import MAX_READ, Tag, match_strictly, meant_tags
 from trainer.evaluate.tally import Tally, share
 
@@ -22,7 +23,7 @@ def attribute_errors(graded: Iterable[GradedQuestion], references: Mapping[str, 
     tally = Tally()
     for g in graded:
         if is_object_question(g.question.question):
-            infos = _objects(references, g)
+            infos = _descriptions(references, g)
             described, expected = _described(g.answer), _described(g.question.answer, infos)
             for predicted, reference in match_strictly(list(described), list(expected)).pairs:
                 for name, got, wanted in zip(
@@ -59,10 +60,8 @@ def _described(answer: str, infos: Mapping[str, str] | None = None) -> dict[Tag,
     return result
 
 
-def _objects(references: Mapping[str, Any], g: GradedQuestion) -> dict[str, str]:
+def _descriptions(references: Mapping[str, Any], g: GradedQuestion) -> dict[str, str]:
     """Visual description by tag, as far as the frame's `key_object_infos` have it."""
-    infos = references[g.question.scene]["key_frames"][g.question.frame].get("key_object_infos")
-    if not isinstance(infos, Mapping):
-        return {}
-    found = {tag: info.get("Visual_description") for tag, info in infos.items() if isinstance(info, Mapping)}
+    infos = object_infos(references, g.question)
+    found = {tag: info.get("Visual_description") for tag, info in infos.items()}
     return {tag: description for tag, description in found.items() if isinstance(description, str)}

@@ -1,6 +1,7 @@
 """A model and frames in, answers out: greedy or sampled, batched over frames and their questions.
 
-The questions of a frame share its images: see `models.decoding`.
+The questions of a frame share its images: see `models.decoding`. Points are asked for in the coordinates that the model
+was trained with, and answers are turned back to DriveLM's pixels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFa
 
 from data_shards.chat import STOP, ChatTemplate, TokenSegments, tokenize_prompts
 from data_shards.collate import to_tensors
+from data_shards.coords import drivelm_text
 from data_shards.decode import decode_jpeg
 from data_shards.pack import PartMeta, build_pack
 from data_shards.schema import CAMERAS, RawFrame
@@ -138,14 +140,14 @@ def answer_in_batches(
     for batch in _batches(reader.units(frames, question_ids), asking.batch_rows, asking.batch_tokens):
         names = [f"{frames[unit.frame].key}/{number}" for unit in batch for number in unit.question_ids]
         choose = SampledChoice(asking.sampling, names) if asking.sampling else most_likely
-        tokens = iter(_answer_batch(model, batch, frames, stop_ids, asking.max_new_tokens, choose))
+        tokens = _answer_batch(model, batch, frames, stop_ids, asking.max_new_tokens, choose)
+        texts = (str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in tokens)
+        answers = (drivelm_text(text, asking.template.coordinates) for text in texts)
         yield [
             Answered(
                 frame=unit.frame,
                 question_ids=unit.question_ids,
-                answers=tuple(
-                    str(tokenizer.decode(next(tokens), skip_special_tokens=True)).strip() for _ in unit.question_ids
-                ),
+                answers=tuple(next(answers) for _ in unit.question_ids),
             )
             for unit in batch
         ]

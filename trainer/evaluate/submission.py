@@ -99,6 +99,12 @@ def _reference_question(entry: Any, *, scene: str, frame: str, index: int, kind:
     )
 
 
+def object_infos(references: Mapping[str, Any], question: ReferenceQuestion) -> dict[str, Mapping[str, Any]]:
+    """Attributes by tag of the objects of a question's frame (`key_object_infos`); none where the file has none."""
+    infos = references[question.scene]["key_frames"][question.frame].get("key_object_infos")
+    return {tag: info for tag, info in infos.items() if isinstance(info, Mapping)} if isinstance(infos, Mapping) else {}
+
+
 def read_references(path: Path, *, answered: bool = True) -> dict[str, Any]:
     """Read a reference file and check its form; `answered` as for `reference_questions`.
 

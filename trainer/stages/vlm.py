@@ -62,6 +62,7 @@ class VlmStage(Stage):
             template=chat_template(recipe),
             tokens_per_tile=tokens_per_tile,
             loss_weight=recipe.loss_weight,
+            coordinate_weight=recipe.coordinate_weight,
         )
         head_dim = vlm.model.language_model.config.head_dim
         self.attention = choose_backend(recipe.model.attention, compute_device(), dtype, head_dim)
@@ -172,7 +173,7 @@ class VlmStage(Stage):
 def chat_template(recipe: Recipe) -> ChatTemplate:
     """The recipe's chat template."""
     make = {"internlm2-chat": internlm2_chat, "chatml": chatml}[recipe.data.template]
-    return make(system=recipe.data.system)
+    return make(system=recipe.data.system, coordinates=recipe.data.coordinates)
 
 
 def _check_fit(recipe: Recipe, vlm: InternVLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -70,13 +70,17 @@ def scene_questions(scene: Scene, rng: np.random.Generator) -> tuple[Question, .
 
 
 def key_object_infos(seen: Sequence[SeenObject]) -> dict[str, dict[str, object]]:
-    """DriveLM's `key_object_infos` of the important objects: tag to category, status, description and pixel box."""
+    """DriveLM's `key_object_infos` of the important objects: tag to category, status, description and pixel box.
+
+    Beside DriveLM's own fields `Distance`, metres from the ego vehicle.
+    """
     return {
         entry.tag(number): {
             "Category": entry.item.kind.category,
             "Status": _status(entry).rstrip(".") if entry.item.kind.moves else None,
             "Visual_description": f"{entry.name.capitalize()}.",
             "2d_bbox": [round(float(value), 1) for value in entry.box],
+            "Distance": round(entry.item.distance, 1),
         }
         for number, entry in enumerate(seen, 1)
     }

@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_shards.chat import ChatError, chatml, internlm2_chat, tokenize_frame, tokenize_prompts
+from data_shards.chat import IMAGE_END, ChatError, chatml, internlm2_chat, tokenize_frame, tokenize_prompts
+from data_shards.coords import DRIVELM, CoordinateFormat
 from data_shards.schema import CAMERAS, Question, RawFrame
 from data_shards.tokenizer import tokenizer_from_sentencepiece
 from tests.helpers.tokenizer import drivelm_sentences, tiny_tokenizer
@@ -195,3 +196,40 @@ def test_token_counts_that_do_not_fit_the_images_are_refused(tokenizer, counts):
 def test_a_question_that_is_not_there_is_refused(tokenizer):
     with pytest.raises(ChatError, match="got question 4, expected 0 to 3"):
         tokenize_frame(frame(), [1] * 6, tokenizer, TEMPLATES[0], [4])
+
+
+POINTED = Question(
+    question="What moves with <c1,CAM_BACK,1088.3,497.5>?",
+    answer="<c2,CAM_FRONT,800.0,450.0> does, and 3.5 m away <c3,CAM_BACK,0.0,900.0>.",
+    kind="prediction",
+    history=(("Where is <c1,CAM_BACK,1088.3,497.5>?", "Behind."),),
+)
+
+
+def test_points_are_written_in_the_coordinates_of_the_template(tokenizer):
+    template = internlm2_chat(coordinates=CoordinateFormat(space="canvas", decimals=0))
+    tokens = tokenize_frame(frame(questions=(POINTED,)), [1] * 6, tokenizer, template)
+    text = tokenizer.decode(tokens.segments[0])
+    assert text.count("<c1,CAM_BACK,[560,776]>") == 2
+    assert "<c2,CAM_FRONT,[500,250]> does, and 3.5 m away <c3,CAM_BACK,[333,1000]>." in text
+    assert "1088.3" not in text
+    assert "[560,776]" in tokenizer.decode(
+        tokenize_prompts(frame(questions=(POINTED,)), [1] * 6, tokenizer, template).segments[0]
+    )
+
+
+@pytest.mark.parametrize("format", [DRIVELM, CoordinateFormat(space="view", decimals=0)])
+def test_the_tokens_of_points_are_those_that_write_their_numbers(tokenizer, format):
+    tokens = tokenize_frame(
+        frame(questions=(*QUESTIONS, POINTED)), [1] * 6, tokenizer, internlm2_chat(coordinates=format)
+    )
+    assert len(tokens.point_spans) == len(tokens.segments)
+    *others, spans = tokens.point_spans
+    assert [len(found) for found in others] == [1, 0, 0, 0]
+    end = tokenizer.encode(IMAGE_END, add_special_tokens=False)
+    segment = tokens.segments[-1]
+    written = [tokenizer.decode([*end, *segment[a:b]]).removeprefix(IMAGE_END).strip(" ") for a, b in spans]
+    one, two, three = (
+        ("1088.3,497.5", "800.0,450.0", "0.0,900.0") if format == DRIVELM else ("680,553", "500,500", "0,1000")
+    )
+    assert written == [one, one, two, three]

@@ -13,8 +13,11 @@ from data_shards.coords import (
     DecodedText,
     decode_point,
     decode_tags,
+    drivelm_text,
     encode_point,
     encode_tags,
+    model_text,
+    point_spans,
 )
 from data_shards.schema import CAMERAS
 from tests.helpers.paths import DRIVELM_SAMPLE, needs_drivelm_sample
@@ -196,7 +199,38 @@ def test_every_tag_of_the_real_sample_survives():
     lines = json.dumps(json.loads(text), indent=0)
     num_tags = len(OFFICIAL_TAG.findall(lines))
     assert num_tags > 100
-    for format in (CoordinateFormat(decimals=2), CoordinateFormat(space="view", decimals=2)):
+    for format in (CoordinateFormat(space="canvas", decimals=2), CoordinateFormat(space="view", decimals=2)):
         decoded = decode_tags(encode_tags(lines, format), format)
         assert (decoded.num_tags, decoded.unparsed) == (num_tags, ())
         assert decoded.text == lines
+
+
+SPOKEN = "<c1,CAM_BACK,1088.3,497.5> is left of <c2,CAM_FRONT, 3> and <c3,CAM_FRONT,1700.0,2.0>, < 5."
+
+
+def test_the_default_format_leaves_every_text_to_the_letter():
+    assert model_text(SPOKEN, CoordinateFormat()) == SPOKEN
+    assert drivelm_text(SPOKEN, CoordinateFormat()) == SPOKEN
+
+
+@pytest.mark.parametrize("space", ["canvas", "view"])
+def test_a_text_for_the_model_comes_back_and_what_cannot_be_rewritten_stays(space):
+    format = CoordinateFormat(space=space, decimals=2)
+    written = model_text(SPOKEN, format)
+    assert "1088.3" not in written
+    assert written.endswith("is left of <c2,CAM_FRONT, 3> and <c3,CAM_FRONT,1700.0,2.0>, < 5.")
+    assert drivelm_text(written, format) == SPOKEN
+
+
+@pytest.mark.parametrize(
+    ("format", "expected"),
+    [
+        (CoordinateFormat(), ["1088.3,497.5", "0.0,900.0"]),
+        (CANVAS, ["560,776", "333,500"]),
+        (CoordinateFormat(space="view", decimals=1), ["680.2,552.8", "0.0,1000.0"]),
+    ],
+)
+def test_the_characters_of_each_point_are_found_in_every_format(format, expected):
+    text = "See " + model_text("<c1,CAM_BACK,1088.3,497.5> and <c2,CAM_FRONT,0.0,900.0>.", format)
+    assert [text[start:end] for start, end in point_spans(text)] == expected
+    assert point_spans("no tag, 1.5, 2.5") == []

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -125,6 +127,30 @@ def test_label_weights_depend_on_the_answer_length_as_named(parts, name, weight)
     expected = [weight(counts[q]) for q in pack.label_questions]
     np.testing.assert_allclose(pack.label_weights, expected, rtol=1e-6)
     assert pack.label_weights.dtype == np.float32
+
+
+def test_tokens_that_write_a_point_weigh_the_factor_more_and_no_others(parts):
+    points = [
+        (((1, 3),), ((5, 7),), ()),
+        (((2, 5),),),
+        (),
+    ]  # of the segments of each part; none were looked for in the last
+    parts = [
+        (replace(t, point_spans=spans), tiles, meta) for (t, tiles, meta), spans in zip(parts, points, strict=True)
+    ]
+    plain, heavy = (build_pack(parts, loss_weight="square", coordinate_weight=w) for w in (1.0, 3.0))
+    begins = {(0, 0): 5, (0, 1): 9, (1, 0): 19}  # part and segment, to the place of its first token in the pack
+    places = {
+        begins[p, s] + i
+        for p, row in enumerate(points)
+        for s, spans in enumerate(row)
+        for a, b in spans
+        for i in range(a, b)
+    }
+    factor = np.where(np.isin(plain.label_positions + 1, list(places)), 3.0, 1.0)
+    assert 0 < (factor == 3).sum() < len(factor)
+    np.testing.assert_allclose(heavy.label_weights, factor * plain.label_weights, rtol=1e-6)
+    assert heavy.label_targets.tolist() == plain.label_targets.tolist()
 
 
 def test_tiles_stand_in_the_order_of_the_frames(parts):

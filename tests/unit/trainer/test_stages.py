@@ -147,6 +147,20 @@ def test_metrics_of_datasets_add_up_to_the_loss(align):
     assert names == {"driving", "general", "accuracy/tokens"} == set(stage.metric_names())
 
 
+def test_points_reach_the_batch_in_the_recipes_coordinates_and_weight(world):
+    data = {"coordinates": {"space": "canvas", "decimals": 0}}
+    (stage, heavy), (_, plain) = (
+        _make(world, "align", data=data, coordinate_weight=weight, loss_weight="token") for weight in (5.0, 1.0)
+    )
+    pairs = zip(heavy.first_batches(), plain.first_batches(), strict=True)
+    batches = [(a, b) for (a, b), _ in zip(pairs, range(10), strict=False)]
+    targets = [stage.tokenizer.decode(a.label_targets) for a, _ in batches]
+    assert any("_FRONT,[" in text for text in targets)
+    assert not any(".0>" in text for text in targets)
+    weights = [sorted(set((a.label_weights / b.label_weights).tolist())) for a, b in batches]
+    assert {weight for found in weights for weight in found} == {1.0, 5.0}
+
+
 def test_picture_shows_question_answer_and_reference(align):
     stage, batches = align
     batch = next(batch for batch in batches if not batch.dummy_tile and batch.meta.datasets[0] == "driving")

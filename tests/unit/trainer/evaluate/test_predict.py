@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from data_shards.chat import STOP, internlm2_chat, tokenize_prompts
+from data_shards.coords import CoordinateFormat
 from data_shards.decode import decode_jpeg
 from data_shards.schema import CAMERAS
 from data_shards.tiling import ViewLayout, tile_images, tiles_per_image
 from models.vision import normalise_tiles
 from tests.unit.trainer.tiny_run import lively_vlm, tiny_frame, tiny_tokenizer
+from trainer.evaluate import predict
 from trainer.evaluate.perturb import parse_perturbation, perturb
 from trainer.evaluate.predict import PredictError, answer_frames, question_order
 from trainer.evaluate.sampling import Sampling
@@ -139,3 +141,23 @@ def test_sampled_answers_do_not_depend_on_their_batch(model, tokenizer, limits):
     assert drawn == answer(model, tokenizer, frames, sampling=sampling, **limits)
     assert drawn != answer(model, tokenizer, frames)
     assert drawn != answer(model, tokenizer, frames, sampling=Sampling(temperature=1.5, top_p=0.9, seed=4))
+
+
+def test_points_are_asked_for_in_the_models_coordinates_and_answered_in_pixels(model, tokenizer, monkeypatch):
+    frame = tiny_frame(0, 2)
+    asked = "What is <c1,CAM_BACK,1088.3,497.5>?"
+    frame = replace(frame, questions=tuple(replace(q, question=asked) for q in frame.questions))
+    prompts = []
+
+    def answered(model, batch, *rest):
+        prompts.extend(tokenizer.decode(segment) for unit in batch for segment in unit.tokens.segments)
+        return [
+            tokenizer.encode("A car <c2,CAM_FRONT,[500,250]>, a <c3,CAM_FRONT,[1,1]>.", add_special_tokens=False)
+        ] * 2
+
+    monkeypatch.setattr(predict, "_answer_batch", answered)
+    template = internlm2_chat(coordinates=CoordinateFormat(space="canvas", decimals=0))
+    answers = answer_frames(model, tokenizer, [frame], template=template, layout=VIEWS, max_new_tokens=12)
+    assert answers == [["A car <c2,CAM_FRONT,800.0,450.0>, a <c3,CAM_FRONT,[1,1]>."] * 2]
+    assert len(prompts) == 2
+    assert all("<c1,CAM_BACK,[560,776]>?" in prompt for prompt in prompts)
