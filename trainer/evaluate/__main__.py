@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from trainer.evaluate import score_cli
 from trainer.evaluate.lint import lint_file
-from trainer.evaluate.submission import count_problems, read_references, read_submission
+from trainer.evaluate.submission import count_problems, read_references
 
 DONE, FAILURE, WRONG_USAGE = 0, 1, 2
 
@@ -68,8 +68,8 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def _lint(options: argparse.Namespace) -> int:
-    rows, references = read_submission(options.predictions), read_references(options.references, answered=False)
-    problems = lint_file(options.predictions, rows, references, upload=options.upload)
+    references = read_references(options.references, answered=False)
+    problems = lint_file(options.predictions, references, upload=options.upload)
     for problem in problems:
         print(f"{problem.kind}: {problem.id}: {problem.detail}")
     print("no problems" if not problems else f"{len(problems)} problems: {json.dumps(count_problems(problems))}")

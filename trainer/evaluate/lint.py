@@ -9,13 +9,14 @@ from typing import Any
 from data_shards.schema import VIEW_SIZE
 from trainer.evaluate.baselines import offered_options
 from trainer.evaluate.ptb_tokenizer import LINE_BREAK
+from trainer.evaluate.score_inputs import read_encoded
 from trainer.evaluate.submission import (
     Problem,
     ReferenceQuestion,
     answers_by_id,
     header_problems,
-    read_json,
     reference_questions,
+    submission_rows,
 )
 
 MAX_ANSWER = 4000
@@ -26,23 +27,21 @@ _TAG_LIKE = re.compile(r"<[^<>\n]{0,80}>|[<(\[]\s*c\s*\d+\s*,[^<>()\[\]\n]{0,80}
 _DECIMAL = re.compile(r"(?<!\d)\d+\.\d+")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _YES_NO = {"yes": "Yes.", "no": "No."}
-_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 
-def lint_file(path: Path, rows: Sequence[Any], references: Mapping[str, Any], *, upload: bool = False) -> list[Problem]:
+def lint_file(path: Path, references: Mapping[str, Any], *, upload: bool = False) -> list[Problem]:
     """All problems of a submission's file: encoding, fields, rows.
 
     Args:
-        path: of the submission, which `submission.read_submission` has read.
-        rows: its rows.
+        path: of the submission.
         references: DriveLM's test form, with or without answers.
         upload: plain rows are a problem too: the server wants them wrapped.
+
+    Raises:
+        SubmissionError: no JSON, or no rows.
     """
-    content = read_json(path)
-    problems = []
-    if path.read_bytes().startswith(_MARKS):
-        detail = "begins with a byte order mark, which the server's JSON reader refuses; write plain UTF-8"
-        problems.append(Problem(kind="encoding", id="file", detail=detail))
+    content, problems = read_encoded(path)
+    rows = submission_rows(content, path)
     if isinstance(content, dict):
         problems += [Problem(kind="header", id="file", detail=detail) for detail in header_problems(content)]
     elif upload:

@@ -5,45 +5,51 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.evaluate.submission import Problem, SubmissionError, read_json, read_submission, reference_questions
-
-_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+from trainer.evaluate.submission import Problem, SubmissionError, read_json, reference_questions, submission_rows
 
 
 def read_predictions(path: Path) -> tuple[list[Any], list[Problem]]:
     """Rows of a submission, and what the original's reader would stumble over in the file's encoding.
 
-    UTF-16 and a byte order mark are read as what they are; bytes that are not UTF-8 as Latin-1, in which every byte is
-    a character.
-
     Raises:
         SubmissionError: no JSON, or no rows.
     """
+    content, problems = read_encoded(path)
+    return submission_rows(content, path), problems
+
+
+def read_encoded(path: Path) -> tuple[Any, list[Problem]]:
+    """Content of a JSON file, and a problem where it is not plain UTF-8.
+
+    UTF-16, UTF-32 and byte order marks are read as what they are; bytes that are not UTF-8 as Latin-1, in which every
+    byte is a character.
+
+    Raises:
+        SubmissionError: no JSON.
+    """
     try:
-        rows = read_submission(path)
+        content = read_json(path)
     except SubmissionError as error:
-        if not isinstance(_root(error), UnicodeDecodeError):
+        if not isinstance(error.__cause__, UnicodeDecodeError):
             raise
-        return _latin_rows(path, error)
+        return _latin(path, error), [_encoding("is not UTF-8 and was read as Latin-1")]
     with path.open("rb") as file:
-        is_marked = file.read(3).startswith(_MARKS)
-    detail = "begins with a byte order mark, which the original's JSON reader refuses; write plain UTF-8"
-    return rows, [Problem(kind="encoding", id="file", detail=detail)] if is_marked else []
+        encoding = json.detect_encoding(file.read(4))
+    if encoding == "utf-8":
+        return content, []
+    named = "begins with a byte order mark" if encoding == "utf-8-sig" else f"is {encoding.upper()}"
+    return content, [_encoding(f"{named}, which the original's JSON reader refuses")]
 
 
-def _root(error: BaseException) -> BaseException:
-    return error.__cause__ or error
+def _encoding(detail: str) -> Problem:
+    return Problem(kind="encoding", id="file", detail=f"{detail}; write plain UTF-8")
 
 
-def _latin_rows(path: Path, error: SubmissionError) -> tuple[list[Any], list[Problem]]:
+def _latin(path: Path, error: SubmissionError) -> Any:
     try:
-        content = json.loads(path.read_bytes().decode("latin-1"))
+        return json.loads(path.read_bytes().decode("latin-1"))
     except (ValueError, RecursionError):
         raise error from None
-    rows = content.get("results") if isinstance(content, dict) else content
-    if not isinstance(rows, list):
-        raise error
-    return rows, [Problem(kind="encoding", id="file", detail="is not UTF-8 and was read as Latin-1; write plain UTF-8")]
 
 
 def train_questions(path: Path) -> list[tuple[str, str]]:

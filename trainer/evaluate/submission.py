@@ -15,8 +15,6 @@ KINDS = ("perception", "prediction", "planning", "behavior")
 HEADER_FIELDS = ("method", "team", "authors", "email", "institution", "country")
 """What the evaluation server asks for beside the results; texts but for the list of authors."""
 
-_BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-
 
 class SubmissionError(ValueError):
     """A file that is no submission or no reference at all; the message names the file, the place, got and expected."""
@@ -128,7 +126,15 @@ def read_submission(path: Path) -> list[Any]:
     Raises:
         SubmissionError: not JSON, or neither a list nor an object with a list `results`.
     """
-    content = read_json(path)
+    return submission_rows(read_json(path), path)
+
+
+def submission_rows(content: Any, path: Path) -> list[Any]:
+    """The rows in a submission's content; `path` is for the message.
+
+    Raises:
+        SubmissionError: neither a list nor an object with a list `results`.
+    """
     rows = content.get("results") if isinstance(content, dict) else content
     if not isinstance(rows, list):
         raise SubmissionError(f"{path}: got no list of rows, expected [{{id, question, answer}}] or {{results: [...]}}")
@@ -217,7 +223,7 @@ def count_problems(problems: Sequence[Problem]) -> dict[str, int]:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file in UTF-8, or in what its byte order mark says.
+    """The content of a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Raises:
         SubmissionError: it cannot be read, or is not JSON.
@@ -226,7 +232,7 @@ def read_json(path: Path) -> Any:
         data = path.read_bytes()
     except OSError as error:
         raise SubmissionError(f"{path}: cannot be read ({error.strerror}), expected a JSON file") from error
-    encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if data.startswith(mark)), "utf-8")
+    encoding = json.detect_encoding(data)
     try:
         return json.loads(data.decode(encoding))
     except UnicodeDecodeError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from data_shards.schema import RawFrame
 from trainer.evaluate.report.gallery import FrameRows, Pictures, frame_markup, group_by_frame, spread
 from trainer.evaluate.report.markup import text
+from trainer.evaluate.report.modes import centre_points, failure_modes
 from trainer.evaluate.report.sections import camera_matrices, charts, failures, headline
 from trainer.evaluate.report.systems import RIGHT_FROM, System, by_type
 
@@ -77,12 +78,13 @@ def _top(systems: Sequence[System], *, judge: str, title: str, shown: int, num_f
 <h1>{text(title)}</h1>
 <p class="lead">{questions:,} questions on {num_frames:,} key frames; {text(", ".join(s.name for s in systems))}</p>
 <nav><a href="#scores">Scores</a><a href="#failures">Failures</a><a href="#cameras">Cameras</a>
-<a href="#gallery">Gallery</a></nav>
+<a href="#points">Points</a><a href="#gallery">Gallery</a></nav>
 <h2 id="scores">Scores</h2>{headline(systems, judge)}
 <h2>By question type</h2><div class="charts">{charts(systems)}</div>
-<h2 id="failures">Failures</h2>{failures(systems)}
+<h2 id="failures">Failures</h2>{failure_modes(systems)}{failures(systems)}
 <h2 id="cameras">Cameras</h2><p class="lead">Rows: where an object of the reference is. Columns: the camera it was named
-at. Objects are paired by class.</p>{camera_matrices(systems)}
+at.</p>{camera_matrices(systems)}
+<div id="points">{centre_points(systems)}</div>
 <section id="gallery"><h2>Gallery</h2>{_filters(systems)}
 <p class="lead">{shown:,} of {num_frames:,} frames. Right is: equal to the reference where accuracy is scored,
 F1 or ROUGE_L of at least {RIGHT_FROM} elsewhere. Choose a question to see its points.</p>{_KEY}

@@ -11,7 +11,8 @@ from data_shards.schema import RawFrame
 from trainer.evaluate.judge import JudgeOptions, parse_judge
 from trainer.evaluate.report.page import FindFrame, make_page
 from trainer.evaluate.report.systems import make_system
-from trainer.evaluate.submission import read_references, read_submission, reference_questions
+from trainer.evaluate.score_inputs import read_predictions
+from trainer.evaluate.submission import read_references, reference_questions
 
 
 class ReportError(ValueError):
@@ -52,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     if next(iter(reference_questions(references)), None) is None:
         raise ReportError(f"{args.references}: got no question, expected DriveLM's test form")
     index = load_index(args.data)
-    systems = [make_system(name, read_submission(path), references, judge) for name, path in files]
+    read = [(name, *read_predictions(path)) for name, path in files]
+    systems = [make_system(name, rows, references, judge, found) for name, rows, found in read]
     page = make_page(systems, frame_finder(index), max_frames=args.max_frames, judge=args.judge, title=args.title)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.out, page.html)

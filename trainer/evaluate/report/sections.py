@@ -25,9 +25,11 @@ def headline(systems: Sequence[System], judge: str) -> str:
         official, ungated = system.scores["official"], system.scores["ungated"]
         counts = system.scores["counts"]
         scored = f"{counts['questions'] - counts['gated_out']} of {counts['questions']}"
-        name = f"<b>{text(system.name, 60)}</b>"
-        rows.append([f"{name} official", scored, *_score_cells(official, system.scores["match_f1"])])
-        rows.append([f"{name} ungated", str(counts["questions"]), *_score_cells(ungated, ungated.get("match_f1"))])
+        name, drawn = f"<b>{text(system.name, 60)}</b>", system.scores["intervals"]
+        cells = _score_cells(official, system.scores["match_f1"], drawn["official"])
+        rows.append([f"{name} official", scored, *cells])
+        cells = _score_cells(ungated, ungated.get("match_f1"), drawn["ungated"])
+        rows.append([f"{name} ungated", str(counts["questions"]), *cells])
     for entry in PUBLISHED:
         values = {**vars(entry), "language": vars(entry)}
         rows.append([f"{text(entry.name)} <sup>1</sup>", "server", *_score_cells(values, None)])
@@ -40,21 +42,32 @@ def headline(systems: Sequence[System], judge: str) -> str:
         table(("System", "Scored", *_HEADLINE), rows, kind="numbers headline")
         + "<p class='note'>Official: DriveLM's graph gate drops every question about a point that the frame's first "
         "answer did not find, so systems are scored on different questions; ungated counts all. Match is the mean of "
-        f"100 Match F1 and the judge's rating. {judged}</p>"
+        f"100 Match F1 and the judge's rating. Small: 95 % intervals from drawing whole scenes. {judged}</p>"
         f"<p class='note'><sup>1</sup> {text(SOURCE)}. Only scores on the same questions compare.</p>"
     )
 
 
-def _score_cells(values: Mapping[str, Any], match_f1: float | None) -> list[str]:
-    language = values.get("language") or {}
+def _score_cells(
+    values: Mapping[str, Any], match_f1: float | None, intervals: Mapping[str, Any] | None = None
+) -> list[str]:
+    language, drawn = values.get("language") or {}, intervals or {}
+    drawn_language = drawn.get("language") or {}
     return [
-        number(values.get("accuracy"), 4),
-        number(values.get("chatgpt"), 2),
-        *(number(language.get(name), 4) for name in ("bleu_1", "bleu_4", "rouge_l", "cider")),
-        number(match_f1, 4),
-        number(values.get("match"), 2),
-        number(values.get("final"), 4),
+        _score(values.get("accuracy"), 4, drawn.get("accuracy")),
+        _score(values.get("chatgpt"), 2, drawn.get("chatgpt")),
+        *(_score(language.get(name), 4, drawn_language.get(name)) for name in ("bleu_1", "bleu_4", "rouge_l", "cider")),
+        _score(match_f1, 4, drawn.get("match_f1")),
+        _score(values.get("match"), 2, drawn.get("match")),
+        _score(values.get("final"), 4, drawn.get("final")),
     ]
+
+
+def _score(value: float | None, digits: int, interval: Sequence[float] | None) -> str:
+    """A score, and small below it the interval where there is one."""
+    if value is None or interval is None:
+        return number(value, digits)
+    low, high = (number(end, digits - 1) for end in interval)
+    return f"{number(value, digits)}<small>{low}–{high}</small>"
 
 
 def charts(systems: Sequence[System]) -> str:
@@ -140,13 +153,25 @@ def _templates(systems: Sequence[System]) -> str:
 
 
 def camera_matrices(systems: Sequence[System]) -> str:
-    """For each system which camera an object was named at, by the camera where it is."""
-    return '<div class="matrices">' + "".join(map(_camera_matrix, systems)) + "</div>"
+    """For each system which camera an object was named at, by the camera where it is: by class, and by its point."""
+    figures = []
+    for system in systems:
+        name = text(system.name, 60)
+        asked = [g for g in system.graded if is_object_question(g.question.question)]
+        by_class = camera_counts((g.answer, g.question.answer) for g in asked)
+        confusion = system.scores["diagnosis"]["camera_confusion"]
+        by_point = {
+            (reference, named): count
+            for reference, row in zip(CAMERAS, confusion["matrix"], strict=True)
+            for named, count in zip(CAMERAS, row, strict=True)
+        }
+        figures.append(_camera_matrix(by_class, f"{name}: {{}} of {{}} listed objects, paired by class"))
+        figures.append(_camera_matrix(by_point, f"{name}: {{}} of {{}} points, paired within 16 pixels"))
+    return '<div class="matrices">' + "".join(figures) + "</div>"
 
 
-def _camera_matrix(system: System) -> str:
-    asked = [g for g in system.graded if is_object_question(g.question.question)]
-    counts = camera_counts((g.answer, g.question.answer) for g in asked)
+def _camera_matrix(counts: Mapping[tuple[str, str], int], caption: str) -> str:
+    """`caption` takes the objects at their own camera and all."""
     short = [camera.removeprefix("CAM_").replace("_", " ").capitalize() for camera in CAMERAS]
     rows = []
     for reference, label in zip(CAMERAS, short, strict=True):
@@ -161,7 +186,7 @@ def _camera_matrix(system: System) -> str:
     total = sum(counts.values())
     right = sum(counts[camera, camera] for camera in CAMERAS)
     return (
-        f"<figure><figcaption>{text(system.name, 60)}: {right} of {total} objects at their own camera</figcaption>"
+        f"<figure><figcaption>{caption.format(right, total)}</figcaption>"
         f'<div class="scroll"><table class="matrix"><thead><tr><th></th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div></figure>"
     )

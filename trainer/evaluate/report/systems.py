@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.evaluate.baselines import offered_options
-from trainer.evaluate.drivelm import BUCKETS, match_points, score
+from trainer.evaluate.drivelm import BUCKETS, match_points
 from trainer.evaluate.judge import Judge, NoJudge
 from trainer.evaluate.lint import lint
 from trainer.evaluate.ptb_tokenizer import tokenize_lines
+from trainer.evaluate.scorecard import scorecard
 from trainer.evaluate.submission import Problem, ReferenceQuestion, answers_by_id, reference_questions
 from trainer.evaluate.text_metrics import rouge_l
 
@@ -53,7 +54,7 @@ class System:
 
     Attributes:
         name: shown.
-        scores: of `drivelm.score`.
+        scores: of `scorecard.scorecard`.
         graded: every question of the references, in their order.
         problems: of `lint`, the whole file.
     """
@@ -64,13 +65,19 @@ class System:
     problems: tuple[Problem, ...]
 
 
-def make_system(name: str, rows: Sequence[Any], references: Mapping[str, Any], judge: Judge | NoJudge) -> System:
-    """Score and grade one file of predictions; a missing answer is an empty one."""
+def make_system(
+    name: str,
+    rows: Sequence[Any],
+    references: Mapping[str, Any],
+    judge: Judge | NoJudge,
+    found: Sequence[Problem] = (),
+) -> System:
+    """Score and grade one file of predictions; a missing answer is an empty one. `found` is of reading the file."""
     questions = list(reference_questions(references))
     answers, _ = answers_by_id(rows, questions)
     return System(
         name=name,
-        scores=score(references, rows, judge),
+        scores=scorecard(references, rows, judge, problems=found)[0],
         graded=tuple(_grade(questions, answers)),
         problems=tuple(lint(rows, references)),
     )

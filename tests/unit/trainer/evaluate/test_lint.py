@@ -5,7 +5,7 @@ import json
 import pytest
 
 from trainer.evaluate.lint import MAX_ANSWER, lint, lint_file
-from trainer.evaluate.submission import count_problems, read_submission
+from trainer.evaluate.submission import count_problems
 
 CHOICE = "What is the moving status? A. Going ahead. B. Turn left."
 TAG = "<c1,CAM_FRONT,800.0,450.5>"
@@ -101,16 +101,23 @@ def test_decimals_count_only_where_points_are_scored():
     assert count_problems(problems) == {"odd_decimals": 1}
 
 
+def test_bytes_that_are_not_utf8_are_a_problem_and_no_end(tmp_path):
+    path = tmp_path / "p.json"
+    path.write_bytes(json.dumps(rows("A caf\u00e9."), ensure_ascii=False).encode("latin-1"))
+    assert [problem.kind for problem in lint_file(path, references())] == ["encoding", "missing_id", "missing_id"]
+
+
 def test_a_file_is_checked_for_its_encoding_and_the_servers_fields(tmp_path):
     path = tmp_path / "p.json"
 
     def found(content, encoding="utf-8", **options):
         path.write_bytes(json.dumps(content).encode(encoding))
-        return [problem.detail for problem in lint_file(path, read_submission(path), references(), **options)]
+        return [problem.detail for problem in lint_file(path, references(), **options)]
 
     assert found(rows()) == []
     assert "plain rows" in found(rows(), upload=True)[0]
     assert "byte order mark" in found(rows(), "utf-8-sig")[0]
+    assert "UTF-16" in found(rows(), "utf-16")[0]
     header = {"method": "m", "team": "t", "authors": ["a"], "email": "e", "institution": "i", "country": "c"}
     assert found({**header, "results": rows()}, upload=True) == []
     details = found({**header, "team": "", "authors": "a", "results": rows()})

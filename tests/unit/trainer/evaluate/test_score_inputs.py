@@ -12,7 +12,11 @@ ROWS = [{"id": "s_f_0", "question": "Q", "answer": "é"}]
 
 @pytest.mark.parametrize(
     ("encoding", "named"),
-    [("utf-8", []), ("utf-8-sig", ["encoding"]), ("utf-16", ["encoding"]), ("latin-1", ["encoding"])],
+    [("utf-8", [])]
+    + [
+        (name, ["encoding"])
+        for name in ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be", "latin-1")
+    ],
 )
 @pytest.mark.parametrize("wrap", [lambda rows: rows, lambda rows: {"results": rows}])
 def test_other_encodings_are_read_and_named(tmp_path, encoding, named, wrap):

@@ -1,5 +1,6 @@
 """BLEU, ROUGE_L and CIDEr-D against the digits of the COCO caption tools and against direct computations."""
 
+import importlib.util
 import json
 import math
 
@@ -57,6 +58,24 @@ def table_lcs(first, second):
         for j, b in enumerate(second):
             table[i + 1, j + 1] = table[i, j] + 1 if a == b else max(table[i, j + 1], table[i + 1, j])
     return table[-1, -1]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pycocoevalcap") is None, reason="pycocoevalcap is not installed")
+def test_random_corpora_have_the_digits_of_pycocoevalcap():
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    rng = np.random.default_rng(6)
+    for size in (1, 3, 40):
+        answers, references = (
+            [" ".join(map(str, rng.integers(0, 9, rng.integers(0 if size > 3 else 1, 25)))) for _ in range(size)]
+            for _ in range(2)
+        )
+        given, wanted = ({i: [text] for i, text in enumerate(texts)} for texts in (answers, references))
+        bleu = Bleu(4).compute_score(wanted, given, verbose=0)[0]
+        expected = [*bleu, Rouge().compute_score(wanted, given)[0], Cider().compute_score(wanted, given)[0]]
+        assert list(vars(language_scores(answers, references)).values()) == pytest.approx(expected, rel=1e-12, abs=0)
 
 
 def test_bleu_of_a_small_corpus_by_hand():

@@ -1,0 +1,186 @@
+"""Formats of points and weights on their tokens in, how far off the answered points lie out: the synthetic world's.
+
+    python benchmarks/centre_points.py [--out DIR] [--formats pixels.1 canvas.0 ...] [--weights 1 4] [--seeds 1 2 3]
+
+Every combination fine-tunes the same model on the same scenes for the same steps, answers held-out scenes, and is
+scored in DriveLM's pixels: `trainer.evaluate.centre_points`. Started again with the same arguments it goes on where it
+was. A format is a space and its decimals, see `data_shards.coords`. The tiny language model was pretrained on points in
+pixels, so that the other formats begin behind; what a short run says in their favour is said all the more.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from data_shards.coords import CoordinateFormat  # noqa: E402
+from trainer.demo import run_command, train_stage  # noqa: E402
+from trainer.evaluate.diagnosis import diagnose  # noqa: E402
+from trainer.evaluate.drivelm import evaluate  # noqa: E402
+from trainer.evaluate.judge import NoJudge  # noqa: E402
+from trainer.evaluate.submission import read_references, read_submission  # noqa: E402
+
+FORMATS = ("pixels.1", "pixels.0", "canvas.0", "canvas.1", "view.0", "view.1")
+COLUMNS = {
+    "median": "median px",
+    "mean": "mean px",
+    "within": "within 16 px",
+    "paired": "paired",
+    "match_f1": "match F1",
+    "object_f1": "object F1",
+    "accuracy": "accuracy",
+    "drift": "no tag",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One way to write points and to weigh their tokens, and the seed of the run."""
+
+    format: CoordinateFormat
+    weight: float
+    seed: int
+
+    @property
+    def way(self) -> str:
+        """What several seeds share."""
+        return f"{self.format.space}.{self.format.decimals} weight {self.weight:g}"
+
+    @property
+    def directory(self) -> str:
+        return f"{self.format.space}.{self.format.decimals}-w{self.weight:g}-s{self.seed}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what is not done yet, write results.json, print the table."""
+    options = _parser().parse_args(arguments)
+    data = options.out / "data"
+    _make_data(data, options)
+    references = read_references(data / "references.json")
+    results: dict[str, dict[str, Any]] = {}
+    for seed in options.seeds:
+        for weight in options.weights:
+            for name in options.formats:
+                variant = Variant(format=parse_format(name), weight=weight, seed=seed)
+                answers = _answers(variant, options, data)
+                results[variant.directory] = {"way": variant.way, **measure(references, answers)}
+                (options.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    print(table(results))
+    return 0
+
+
+def parse_format(name: str) -> CoordinateFormat:
+    """`SPACE.DECIMALS`, such as `canvas.0`.
+
+    Raises:
+        ValueError: another form, space or number.
+    """
+    space, _, decimals = name.partition(".")
+    if not decimals.isdecimal():
+        raise ValueError(f"--formats: got {name!r}, expected SPACE.DECIMALS such as {', '.join(FORMATS)}")
+    return CoordinateFormat(space=space, decimals=int(decimals))  # type: ignore[arg-type]  # checked there
+
+
+def measure(references: Mapping[str, Any], answers: Sequence[Any]) -> dict[str, Any]:
+    """Errors of points, and what else must not get worse; all without the graph gate.
+
+    Returns:
+        the columns of `COLUMNS`, and `by_camera` and `by_distance`.
+    """
+    evaluation = evaluate(references, answers, NoJudge())
+    diagnosis, summary = diagnose(evaluation, references), evaluation.summary()
+    points = diagnosis["centre_points"]
+    return {
+        **{name: points["all"][name] for name in ("median", "mean", "within")},
+        "paired": points["all"]["paired"] / max(1, points["all"]["points"]),
+        "match_f1": summary["ungated"]["match_f1"],
+        "object_f1": summary["object_f1"]["micro"],
+        "accuracy": summary["ungated"]["accuracy"],
+        "drift": diagnosis["syntax"]["share"] or 0.0,
+        "by_camera": points["by_camera"],
+        "by_distance": points["by_distance"],
+    }
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """One row a way, means over seeds and in brackets the largest distance from them; smallest median error first."""
+    ways = list(dict.fromkeys(row["way"] for row in results.values()))
+    lines = []
+    for way in ways:
+        rows = [row for row in results.values() if row["way"] == way]
+        cells = [_spread([row[name] for row in rows if row[name] is not None]) for name in COLUMNS]
+        medians = [row["median"] for row in rows if row["median"] is not None]
+        lines.append((statistics.mean(medians) if medians else float("inf"), f"| {way} | {' | '.join(cells)} |"))
+    head = f"| points | {' | '.join(COLUMNS.values())} |\n|---|{'---|' * len(COLUMNS)}"
+    return "\n".join([head, *(line for _, line in sorted(lines))])
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    mean = statistics.mean(values)
+    digits = 1 if mean >= 2 else 3
+    farthest = max(abs(value - mean) for value in values)
+    return f"{mean:.{digits}f}" + (f" ({farthest:.{digits}f})" if len(values) > 1 else "")
+
+
+def _make_data(data: Path, options: argparse.Namespace) -> None:
+    make = [sys.executable, "-m", "data_shards", "synthetic", "--image-width", "400", "--seed", str(options.world)]
+    scenes = options.scenes + options.heldout_scenes
+    if not (data / "driving" / "val" / "dataset.json").is_file():
+        share = ["--val-fraction", f"{options.heldout_scenes / scenes:.6f}"]
+        run_command([*make, "--scenes", str(scenes), "--frames-per-scene", "2", *share, "--out", str(data / "driving")])
+    if not (data / "references.json").is_file():
+        validation = str(data / "driving" / "val")
+        run_command(
+            [sys.executable, "-m", "data_shards", "references", validation, "--out", str(data / "references.json")]
+        )
+
+
+def _answers(variant: Variant, options: argparse.Namespace, data: Path) -> list[Any]:
+    """Fine-tune and answer, as far as that is not done."""
+    run_dir = options.out / variant.directory
+    answers = run_dir / "predictions.json"
+    if not answers.is_file():
+        train_stage(
+            "finetune",
+            [
+                f"run_dir={run_dir}",
+                f"model.vlm={options.model}",
+                f"data.datasets=[{{path: {data / 'driving' / 'train'}}}]",
+                f"data.coordinates={{space: {variant.format.space}, decimals: {variant.format.decimals}}}",
+                f"coordinate_weight={variant.weight}",
+                f"seed={variant.seed}",
+                f"steps={options.steps}",
+                "image_log_every=0",
+            ],
+        )
+        predict = [sys.executable, "-m", "trainer.evaluate", "predict", "--model", str(run_dir / "model")]
+        predict += ["--data", str(data / "driving" / "val"), "--max-new-tokens", "200", "--out", str(answers)]
+        run_command(predict)
+    return read_submission(answers)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Errors of centre points by format of points and weight in the loss.")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench/centre_points"), help="(default: %(default)s)")
+    parser.add_argument("--model", type=Path, default=Path("models/tiny/teacher-vlm"), help="(default: %(default)s)")
+    parser.add_argument("--formats", nargs="+", default=list(FORMATS), metavar="SPACE.DECIMALS")
+    parser.add_argument("--weights", nargs="+", type=float, default=[1.0, 4.0], help="on tokens that write a point")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--steps", type=int, default=480, help="of each run (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=400, help="of two key frames (default: %(default)s)")
+    parser.add_argument("--heldout-scenes", type=int, default=60, help="(default: %(default)s)")
+    parser.add_argument("--world", type=int, default=21, help="seed of the world (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
