@@ -105,21 +105,10 @@ def _short(name: str) -> str:
 def centre_points(systems: Sequence[System]) -> str:
     """Errors of points in pixels by camera and by distance of the object."""
     measured = [system.scores["diagnosis"]["centre_points"] for system in systems]
-    within = {
-        f"{_camera(camera)} ({measured[0]['by_camera'][camera]['points']})": [
-            points["by_camera"][camera]["within"] or 0.0 for points in measured
-        ]
-        for camera in CAMERAS
-    }
     groups = list(measured[0]["by_distance"])
+    charts = _within([points["by_camera"] for points in measured], CAMERAS, "by camera", systems)
     if groups != ["unknown"]:
-        within |= {
-            f"{group} ({measured[0]['by_distance'][group]['points']})": [
-                points["by_distance"][group]["within"] or 0.0 for points in measured
-            ]
-            for group in groups
-        }
-    title = f"Reference points with an answered one nearer than {MATCH_DISTANCE:g} pixels"
+        charts += _within([points["by_distance"] for points in measured], groups, "by distance", systems)
     rows = [["<b>all</b>", *_errors([points["all"] for points in measured])]]
     rows += [[_camera(camera), *_errors([points["by_camera"][camera] for points in measured])] for camera in CAMERAS]
     rows += [[text(group), *_errors([points["by_distance"][group] for points in measured])] for group in groups]
@@ -128,9 +117,19 @@ def centre_points(systems: Sequence[System]) -> str:
     return (
         "<h3>Centre points</h3><p class='lead'>Every reference point with the nearest answered one at the same camera, "
         "however far that is.</p>"
-        f'<div class="charts"><figure><figcaption>{title}</figcaption>{legend([system.name for system in systems])}'
-        f"{bars(within, title=title)}</figure>{table(head, rows, kind='numbers')}</div>"
+        f'<div class="charts">{charts}</div>{table(head, rows, kind="numbers points")}'
     )
+
+
+def _within(measured: Sequence[Mapping[str, Any]], groups: Sequence[str], by: str, systems: Sequence[System]) -> str:
+    """A chart of the share of points that were hit, by group."""
+    title = f"Points answered within {MATCH_DISTANCE:g} pixels, {by}"
+    shares = {
+        f"{_camera(group)} ({measured[0][group]['points']})": [points[group]["within"] or 0.0 for points in measured]
+        for group in groups
+    }
+    names = legend([system.name for system in systems])
+    return f"<figure><figcaption>{title}</figcaption>{names}{bars(shares, title=title)}</figure>"
 
 
 def _errors(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -111,8 +111,37 @@ def test_headline_holds_own_and_published_scores(case, page):
 
 def test_camera_matrix_counts_objects_at_their_cameras(page):
     text = Elements(page).text
-    assert "good: 6 of 6 objects at their own camera" in text
-    assert "bad: 0 of 0 objects" in text
+    assert "good: 6 of 6 listed objects, paired by class" in text
+    assert "good: 12 of 12 points, paired within 16 pixels" in text
+    assert "bad: 0 of 0 listed objects" in text
+
+
+def test_failure_modes_are_those_of_the_scores_with_their_first_question(case, page):
+    cells = re.findall(r'<th scope="row">([^<]*)</th><td>([^<]*)<[^>]*>([^<]*)<[^>]*></td><td>([^<]*)', page)
+    rows = {name: (good, number) for name, good, number, _ in cells}
+    assert rows["Omission: same camera, L2"] == ("0.0 % ", "0 of 12")
+    assert rows["Attribute: class of objects found"] == ("0.0 % ", "0 of 6")
+    assert rows["Attribute: status of objects found"] == ("33.3 % ", "1 of 3")
+    bad = re.search(r"Omission: same camera, L2</th>.*?</td><td>(.*?)</td><td>(.*?)</td>", page)
+    assert bad.groups() == ("100.0 % <small>12 of 12</small>", "<code>scene0_frame0_0</code>")
+    scores = make_system("s", read_submission(case.bad), read_references(case.references), NoJudge()).scores
+    assert scores["diagnosis"]["objects"]["omission"]["strictly"]["count"] == 12
+
+
+def test_errors_of_centre_points_stand_by_camera(case, tmp_path):
+    shifted = tmp_path / "shifted.json"
+    shifted.write_text(case.good.read_text().replace("800.0,450.0", "830.0,490.0"))
+    page = report(case, tmp_path / "r.html", "--predictions", f"shifted={shifted}")
+    rows = dict(re.findall(r'<th scope="row">(Front|Back)</th>((?:<td>[^<]*</td>){3})</tr>', page))
+    assert rows["Front"] == "<td>6 of 6</td><td>50.0</td><td>50.0</td>"
+    assert rows["Back"] == "<td>6 of 6</td><td>0.0</td><td>0.0</td>"
+
+
+def test_intervals_stand_below_the_scores(case, page):
+    scores = make_system("s", read_submission(case.good), read_references(case.references), NoJudge()).scores
+    low, high = scores["intervals"]["official"]["accuracy"]
+    assert low < high
+    assert f"{scores['official']['accuracy']:.4f}<small>{low:.3f}–{high:.3f}</small>" in page
 
 
 def test_points_lie_where_the_tags_say(page):
