@@ -99,6 +99,31 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
     return entries
 
 
+def read_values(entry: TensorEntry, first: int, count: int) -> torch.Tensor:
+    """Values [first, first + count) of a tensor, flattened; no other bytes are read.
+
+    Returns:
+        [count], in memory of its own.
+
+    Raises:
+        WeightsFileError: the file was cut since its header was read.
+    """
+    size = count * entry.dtype.itemsize
+    data = torch.empty(size, dtype=torch.uint8)
+    left = data.numpy().data
+    with entry.file.open("rb", buffering=0) as file:
+        file.seek(entry.start + first * entry.dtype.itemsize)
+        while left:
+            got = file.readinto(left)
+            if not got:
+                raise WeightsFileError(
+                    f"{entry.file}: got {size - len(left)} bytes at byte {entry.start}, expected {size}; the file is "
+                    "truncated, copy it again"
+                )
+            left = left[got:]
+    return data.view(entry.dtype)
+
+
 def _entry_of(file: Path, base: int, name: str, fields: Any) -> TensorEntry:
     try:
         dtype, shape, (start, end) = _DTYPES[fields["dtype"]], tuple(fields["shape"]), fields["data_offsets"]

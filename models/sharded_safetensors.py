@@ -5,6 +5,7 @@ plain reads, not mapped: pages of a mapped file would count as memory of the pro
 """
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from models.safetensors_format import (
     file_blocks,
     parse_json,
     read_header,
+    read_values,
     some,
 )
 
@@ -175,19 +177,7 @@ class ShardedReader:
             WeightsFileError: no such tensor, or the file was cut since its header was read.
         """
         entry = self._entry(name)
-        data = torch.empty(entry.size, dtype=torch.uint8)
-        left = data.numpy().data
-        with entry.file.open("rb", buffering=0) as file:
-            file.seek(entry.start)
-            while left:
-                count = file.readinto(left)
-                if not count:
-                    raise WeightsFileError(
-                        f"{entry.file}: tensor {name!r}: got {entry.size - len(left)} bytes, expected {entry.size}; "
-                        "the file is truncated, copy it again"
-                    )
-                left = left[count:]
-        return data.view(entry.dtype).reshape(entry.shape)
+        return read_values(entry, 0, math.prod(entry.shape)).reshape(entry.shape)
 
     def _entry(self, name: str) -> TensorEntry:
         if name not in self._entries:

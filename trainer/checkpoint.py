@@ -1,42 +1,66 @@
-"""Engine and state in, `RUN_DIR/checkpoints/step-000500` out, whole or not at all; and the newest whole one back.
+"""Engine and state in, `RUN_DIR/checkpoints/step-000500` out, whole or not at all.
 
-A checkpoint is written under a temporary name, hashed, synced and renamed; only then does `latest` name it.
+A checkpoint is copied to host memory, written by a thread of each rank under a temporary name, hashed and synced, and
+once all ranks are done renamed; only then does `latest` name it. Training goes on meanwhile, and where writing fails.
 """
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_shards.atomic import sync_directory
-from trainer.dist import Ranks
-from trainer.engine import Engine
+from data_shards.atomic import sync_directory, write_atomically
+from models.safetensors_format import file_blocks
+from trainer.checkpoint_files import (
+    ENGINE_FILE,
+    FROZEN_FILE,
+    PARTIAL,
+    STATE_FILE,
+    Blocks,
+    best_of,
+    checkpoints_in,
+    rank_file,
+    seal,
+    step_of,
+    write_hashed,
+)
+from trainer.dist import MainRankError, Ranks
+from trainer.engine import Engine, Snapshot
 from trainer.state import TrainState
 
-MANIFEST = "manifest.txt"
-"""sha256 of the rest on the first line, then JSON: size and sha256 of each file."""
-LATEST = "latest"
-_PARTIAL = ".partial"
+LATEST, BEST = "latest", "best"
+_GIB = 2.0**30
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names file, got and expected."""
+class SaveError(MainRankError):  # noqa: N818
+    """The checkpoint that a stop needs could not be written; raised on all ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Save:
+    """A checkpoint on its way to disk: its final name, bytes of all ranks, and what this rank's thread gives."""
+
+    final: Path
+    needed: int
+    written: Future[dict[str, Any]]
+
+
+@dataclass(kw_only=True)
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of one run; methods are called on all ranks.
 
     Attributes:
         root: `RUN_DIR/checkpoints`.
         ranks: who writes together.
-        keep: newest ones kept.
+        keep: newest ones kept; the one with the best score is kept as well.
         recipe: text of the recipe, stored beside the state.
         say: takes a line for the user.
+        frozen: what stands for the weights that are not trained, as `trainer.run_dir.frozen_record` gives it.
+        newest: the one loaded or written last; its step is not written again.
     """
 
     root: Path
@@ -44,144 +68,151 @@ class Checkpoints:
     keep: int
     recipe: str
     say: Callable[[str], None]
+    frozen: Mapping[str, Any] = field(default_factory=dict)
+    newest: Path | None = None
+    _save: _Save | None = None
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1))
 
-    def save(self, engine: Engine, state: TrainState) -> Path:
-        """Write a checkpoint of this moment, and drop those beyond `keep`."""
+    @property
+    def busy(self) -> bool:
+        """Whether this rank is still writing; asked for by every rank, and summed, before `finish`."""
+        return self._save is not None and not self._save.written.done()
+
+    def save(self, engine: Engine, state: TrainState, score: float | None = None) -> None:
+        """Begin to write a checkpoint of this moment, after one that is still under way.
+
+        Where it cannot be written the user is told, now or in `finish`, and the former ones stay.
+
+        Args:
+            score: by which the best is kept; higher is better. None where it was not measured.
+        """
+        self.finish()
         final = self.root / f"step-{state.step:06d}"
-        partial = final.with_name(final.name + _PARTIAL)
-        self.ranks.on_main(lambda: _fresh_directory(partial))
-        engine.save_state(partial / "engine")
-        self.ranks.on_main(lambda: self._write_state(partial, state))
-        files = self._hash_files(partial)
-        self.ranks.on_main(lambda: self._finish(partial, final, files))
+        if final == self.newest:
+            return
+        snapshot = engine.snapshot(with_replicated=self.ranks.is_main)
+        files = self._files(snapshot, state, score)
+        needed = int(self.ranks.sum([float(sum(len(b) for blocks in files.values() for b in blocks))])[0])
+        problem = self.ranks.on_main(lambda: self._make_room(_partial(final), needed))
+        if problem:
+            self._failed(final, needed, problem)
+            return
+        self._save = _Save(
+            final=final, needed=needed, written=self._thread.submit(write_hashed, _partial(final), files)
+        )
+
+    def finish(self) -> None:
+        """Wait until all ranks have written what is under way, and give it its name; no call where nothing is."""
+        if self._save is None:
+            return
+        save, self._save = self._save, None
+        outcomes = self.ranks.gather(_outcome(save.written))
+        problems = [f"rank {i}: {outcome}" for i, outcome in enumerate(outcomes) if isinstance(outcome, str)]
+        files = {name: record for outcome in outcomes if isinstance(outcome, dict) for name, record in outcome.items()}
+        problem = "; ".join(problems) or self.ranks.on_main(lambda: self._publish(save.final, files))
+        if problem:
+            self._failed(save.final, save.needed, problem)
+        else:
+            self.newest = save.final
+
+    def save_now(self, engine: Engine, state: TrainState) -> Path:
+        """Write a checkpoint of this moment and wait for it.
+
+        Raises:
+            SaveError: it could not be written.
+        """
+        self.save(engine, state)
+        self.finish()
+        final = self.root / f"step-{state.step:06d}"
+        if final != self.newest:
+            raise SaveError(f"stopped without the checkpoint {final}, which could not be written (see above)")
         return final
 
-    def find(self) -> Path | None:
-        """The newest whole checkpoint; damaged ones are named and passed over. None where there is none.
+    def _files(self, snapshot: Snapshot, state: TrainState, score: float | None) -> dict[str, Blocks]:
+        """What this rank writes, by file name."""
+        files: dict[str, Blocks] = {rank_file(self.ranks.rank): file_blocks(snapshot.tensors)}
+        if self.ranks.is_main:
+            files[STATE_FILE] = [_json({"state": state.to_json(), "score": score})]
+            files[ENGINE_FILE] = [_json({"shapes": snapshot.shapes, "counters": snapshot.counters})]
+            files[FROZEN_FILE] = [_json(self.frozen)]
+            files["recipe.yaml"] = [self.recipe.encode()]
+        return files
 
-        Raises:
-            CheckpointError: there are checkpoints, but all are damaged.
-        """
-        candidates = self.ranks.on_main(self._candidates)
-        for path in candidates:
-            damage = self.damage(path)
-            if not damage:
-                return path
-            self.say(f"checkpoint {path} is damaged and passed over: {damage[0]}")
-        if candidates:
-            raise CheckpointError(
-                f"{self.root}: all {len(candidates)} checkpoints are damaged; start anew with --resume never"
-            )
-        return None
-
-    def damage(self, path: Path) -> list[str]:
-        """What is wrong with a checkpoint, by file; the ranks share the hashing. Empty for a whole one."""
+    def _make_room(self, partial: Path, needed: int) -> str:
         try:
-            manifest = _parse_manifest((path / MANIFEST).read_text())
-            world, files = int(manifest["world_size"]), dict(manifest["files"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            return [f"{path / MANIFEST}: {error}"]
-        if world != self.ranks.world_size:
-            raise CheckpointError(
-                f"{path}: written by {world} ranks, got {self.ranks.world_size}; start the same number of ranks"
-            )
-        names = sorted(files)[self.ranks.rank :: self.ranks.world_size]
-        own = [problem for name in names if (problem := _check_file(path / name, files[name]))]
-        return sorted(problem for problems in self.ranks.gather(own) for problem in problems)
+            shutil.rmtree(partial, ignore_errors=True)
+            free = shutil.disk_usage(self.root).free
+            if free < needed:
+                return "not enough space"
+            partial.mkdir(parents=True)
+        except OSError as error:
+            return str(error)
+        return ""
 
-    def load(self, path: Path, engine: Engine) -> TrainState:
-        """Restore the engine from a whole checkpoint; random numbers are a function of seed, step and rank.
-
-        Raises:
-            CheckpointError: it cannot be loaded, on any rank.
-        """
-        failure = ""
+    def _publish(self, final: Path, files: Mapping[str, Any]) -> str:
+        """Rename what all ranks wrote, drop what is beyond `keep`; says what failed."""
+        partial = _partial(final)
         try:
-            engine.load_state(path / "engine")
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
-            failure = f"rank {self.ranks.rank}: {error}"
-        failures = [text for text in self.ranks.gather(failure) if text]
-        if failures:
-            raise CheckpointError(f"{path}: cannot be loaded: {'; '.join(failures)}")
-        return TrainState.from_json(json.loads((path / "state.json").read_text()))
+            seal(partial, self.ranks.world_size, files)
+            if final.exists():
+                self._drop(final)
+            os.replace(partial, final)
+            sync_directory(self.root)
+        except OSError as error:
+            return str(error)
+        try:
+            self._tidy(step_of(final))
+        except OSError as error:
+            self.say(f"{self.root}: older checkpoints could not be tidied up: {error}")
+        return ""
 
-    def _candidates(self) -> list[Path]:
-        found = sorted((p for p in self.root.glob("step-*") if p.is_dir() and p.suffix != _PARTIAL), reverse=True)
-        for leftover in self.root.glob(f"step-*{_PARTIAL}"):
-            shutil.rmtree(leftover)
-        return found
+    def _tidy(self, step: int) -> None:
+        """Name the newest and the best, drop the others; newer ones belong to a past that this run went back behind."""
+        past = [path for path in checkpoints_in(self.root) if step_of(path) <= step]
+        best = best_of(past)
+        for path in checkpoints_in(self.root):
+            if path != best and path not in past[: self.keep]:
+                self._drop(path)
+        for name, named in ((LATEST, past[0]), (BEST, best)):
+            if named is not None:
+                write_atomically(self.root / name, f"{named.name}\n".encode())
 
-    def _write_state(self, partial: Path, state: TrainState) -> None:
-        (partial / "state.json").write_text(json.dumps(state.to_json(), indent=1))
-        (partial / "recipe.yaml").write_text(self.recipe)
+    def _drop(self, path: Path) -> None:
+        """Take a checkpoint away at once, and its bytes in the thread."""
+        gone = path.with_name(f"{path.name}.dropped{PARTIAL}")
+        os.replace(path, gone)
+        self._thread.submit(shutil.rmtree, gone, ignore_errors=True)
 
-    def _hash_files(self, partial: Path) -> dict[str, Any]:
-        """Size and digest of every file, synced to disk; each rank takes its share."""
-        self.ranks.barrier()
-        names = sorted(str(p.relative_to(partial)) for p in partial.rglob("*") if p.is_file())
-        own = {name: _seal(partial / name) for name in names[self.ranks.rank :: self.ranks.world_size]}
-        return {name: record for part in self.ranks.gather(own) for name, record in part.items()}
+    def _failed(self, final: Path, needed: int, problem: str) -> None:
+        def clean() -> str:
+            shutil.rmtree(_partial(final), ignore_errors=True)
+            whole = checkpoints_in(self.root)
+            return f"{_free(self.root)}; the newest checkpoint is {whole[0] if whole else 'none'}"
 
-    def _finish(self, partial: Path, final: Path, files: dict[str, Any]) -> None:
-        manifest = {"version": 1, "world_size": self.ranks.world_size, "files": files}
-        _write_synced(partial / MANIFEST, _manifest_text(manifest))
-        for directory in (partial, *(p for p in partial.rglob("*") if p.is_dir())):
-            sync_directory(directory)
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(partial, final)
-        sync_directory(self.root)
-        _write_synced(self.root / (LATEST + _PARTIAL), final.name + "\n")
-        os.replace(self.root / (LATEST + _PARTIAL), self.root / LATEST)
-        sync_directory(self.root)
-        for old in self._candidates()[self.keep :]:
-            shutil.rmtree(old)
-
-
-def _fresh_directory(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
+        rest = self.ranks.on_main(clean)
+        self.say(
+            f"checkpoint {final} was not written: {problem}; it needs {needed / _GIB:.3f} GiB, {rest}; training goes "
+            "on, the next checkpoint is tried when it is due"
+        )
 
 
-def _manifest_text(manifest: dict[str, Any]) -> str:
-    """The manifest under its own digest, so that a flipped bit in it is found as well."""
-    body = json.dumps(manifest, indent=1, sort_keys=True)
-    return f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}\n"
+def _outcome(written: Future[dict[str, Any]]) -> dict[str, Any] | str:
+    try:
+        return written.result()
+    except OSError as error:
+        return str(error)
 
 
-def _parse_manifest(text: str) -> dict[str, Any]:
-    manifest = json.loads(text.partition("\n")[2])
-    if _manifest_text(manifest) != text:
-        raise ValueError("the manifest does not agree with its own sha256")
-    return manifest
+def _partial(final: Path) -> Path:
+    return final.with_name(final.name + PARTIAL)
 
 
-def _check_file(path: Path, record: dict[str, Any]) -> str:
-    if not path.is_file():
-        return f"{path}: missing"
-    if path.stat().st_size != record["bytes"]:
-        return f"{path}: got {path.stat().st_size} bytes, expected {record['bytes']}"
-    digest = _digest(path)
-    return (
-        ""
-        if digest == record["sha256"]
-        else f"{path}: got sha256 {digest[:16]}..., expected {record['sha256'][:16]}..."
-    )
+def _json(record: Any) -> bytes:
+    return json.dumps(record, indent=1).encode()
 
 
-def _seal(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return {"bytes": path.stat().st_size, "sha256": _digest(path)}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def _free(root: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(root).free / _GIB:.3f} GiB are free in {root}"
+    except OSError as error:
+        return f"{root} cannot be read ({error})"

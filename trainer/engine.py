@@ -6,22 +6,37 @@ The only importer of deepspeed, and only when an engine is made.
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from models.loading import give
+from trainer import engine_state
 from trainer.dist import Ranks
 from trainer.ds_config import zero_stage
+from trainer.fragments import FragmentReader
 from trainer.optim import ParamGroup
-
-_TAG = "state"
 
 
 class EngineError(RuntimeError):
     """DeepSpeed cannot do what was asked; the message says what to change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """Training state at one moment.
+
+    Attributes:
+        tensors: this rank's fragments, see `trainer.fragments`.
+        shapes: of all trained parameters.
+        counters: see `trainer.engine_state.counters`.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    shapes: Mapping[str, list[int]]
+    counters: Mapping[str, Mapping[str, float]]
 
 
 class Partition:
@@ -101,6 +116,9 @@ class Engine:
                 f"DeepSpeed cannot build its optimiser: {error}. Install g++ and ninja (on GPUs also nvcc), or write "
                 '"torch_adam": true into optimizer.params of the DeepSpeed configuration, which needs no compiler'
             ) from error
+        problem = engine_state.slots_problem(self._engine)
+        if problem:
+            raise EngineError(f"this DeepSpeed configuration cannot be saved: {problem}")
         self._peaks = {group.name: group.lr for group in groups}
 
     @property
@@ -136,19 +154,42 @@ class Engine:
         """Global gradient norm of the last update, before clipping."""
         return float(self._engine.get_global_grad_norm() or 0.0)
 
-    def save_state(self, directory: Path) -> None:
-        """Write this rank's part of model and optimiser state."""
-        self._engine.save_checkpoint(str(directory), tag=_TAG, save_latest=False)
+    def snapshot(self, *, with_replicated: bool) -> Snapshot:
+        """This rank's part of master weights and optimiser state, copied to host memory; frozen weights are left out.
 
-    def load_state(self, directory: Path) -> None:
-        """Read what `save_state` wrote with the same number of ranks.
+        Args:
+            with_replicated: on one rank only, which keeps what all ranks hold alike.
+        """
+        tensors = engine_state.read_fragments(self._engine, with_replicated=with_replicated)
+        return Snapshot(tensors=tensors, shapes=self._shapes(), counters=engine_state.counters(self._engine))
+
+    def restore(self, snapshot: Snapshot, reader: FragmentReader) -> None:
+        """Go back to a snapshot that any number of ranks made, up to `refresh`; rates and decay stay the recipe's.
+
+        Args:
+            snapshot: `tensors` are not looked at.
+            reader: gives the tensors of all ranks.
 
         Raises:
-            EngineError: nothing there.
+            EngineError: other parameters are trained.
+            WeightsFileError: part of a parameter is in no file.
         """
-        loaded, _ = self._engine.load_checkpoint(str(directory), tag=_TAG, load_lr_scheduler_states=False)
-        if loaded is None:
-            raise EngineError(f"{directory}: holds no DeepSpeed state {_TAG!r}")
+        own = self._shapes()
+        if own != snapshot.shapes:
+            differing = sorted(n for n in {**own, **snapshot.shapes} if own.get(n) != snapshot.shapes.get(n))
+            raise EngineError(
+                f"other parameters are trained: {differing[0]}: saved {snapshot.shapes.get(differing[0])}, got "
+                f"{own.get(differing[0])} ({len(differing)} differ); start with the recipe and the models of the run"
+            )
+        engine_state.write_fragments(self._engine, reader)
+        engine_state.set_counters(self._engine, snapshot.counters)
+
+    def refresh(self) -> None:
+        """Make the model compute with the restored master weights; to be called when all ranks have restored."""
+        engine_state.refresh(self._engine)
+
+    def _shapes(self) -> dict[str, list[int]]:
+        return engine_state.parameter_shapes(self._engine.module)
 
     def gathered(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
         """Within this context the whole parameters are readable on every rank."""

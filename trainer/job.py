@@ -2,7 +2,7 @@
 
 import enum
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from trainer import dist
-from trainer.checkpoint import CheckpointError, Checkpoints
+from trainer.checkpoint import Checkpoints
 from trainer.config import Recipe, load_recipe, recipe_to_yaml
 from trainer.data import Data, make_data
 from trainer.dist import Ranks
@@ -19,7 +19,9 @@ from trainer.engine import Engine, Partition
 from trainer.loggers import announce, make_logger
 from trainer.loop import Run, fit
 from trainer.optim import training_table
+from trainer.resume import CheckpointError, StoredCheckpoints
 from trainer.run_dir import RunDir, frozen_record, write_model
+from trainer.sample_log import SampleLog
 from trainer.stages import make_stage
 from trainer.stages.base import Preparation, Stage
 from trainer.state import StopRequest, TrainState, stop_on_signals
@@ -73,17 +75,19 @@ def run_job(job: Job) -> Outcome:
     run_dir = RunDir(path=recipe.run_dir)
     with stop_on_signals() as stop:
         ranks = dist.init()
-        if job.resume != "never" and ranks.on_main(lambda: _finished(run_dir, recipe)):
+        if job.resume != "never" and ranks.on_main(lambda: _finished(run_dir, recipe, ranks.world_size)):
             return Outcome.DONE
         stage = make_stage(recipe, getattr(torch, precision(config)), loaded=False)
         data = make_data(recipe, stage.text, ranks, stage.cost())
         announce("\n".join([*notes, *stage.notes(), *data.summary(ranks.world_size), _table(stage)]))
-        ranks.on_main(lambda: _begin(job, run_dir, stage, config, ranks))
+        frozen = ranks.on_main(lambda: _begin(job, run_dir, stage, config, ranks))
         groups = stage.parameter_groups()
         stage.load(Partition(config, ranks) if zero_stage(config) == 3 else None)
         engine = Engine(stage.model, groups, config)
         stage.prepare(_preparation(ranks, engine, run_dir, data))
-        parts = _Parts(recipe=recipe, run_dir=run_dir, ranks=ranks, stage=stage, engine=engine, data=data, stop=stop)
+        parts = _Parts(
+            recipe=recipe, run_dir=run_dir, ranks=ranks, stage=stage, engine=engine, data=data, stop=stop, frozen=frozen
+        )
         return _train(job, parts)
 
 
@@ -98,15 +102,24 @@ class _Parts:
     engine: Engine
     data: Data
     stop: StopRequest
+    frozen: Mapping[str, Any]
 
 
 def _train(job: Job, parts: _Parts) -> Outcome:
     recipe, ranks, run_dir = parts.recipe, parts.ranks, parts.run_dir
-    checkpoints = Checkpoints(
-        root=run_dir.checkpoints, ranks=ranks, keep=recipe.keep, recipe=recipe_to_yaml(recipe), say=announce
-    )
-    state = _resume(job, checkpoints, parts.engine)
+    stored = StoredCheckpoints(root=run_dir.checkpoints, ranks=ranks, say=announce, frozen=parts.frozen)
+    state, path = _resume(job, stored, parts.engine)
     logger = make_logger(ranks, run_dir.path, title=recipe.stage, steps=recipe.steps, done=state.step)
+    checkpoints = Checkpoints(
+        root=run_dir.checkpoints,
+        ranks=ranks,
+        keep=recipe.keep,
+        recipe=recipe_to_yaml(recipe),
+        say=logger.say,
+        frozen=parts.frozen,
+        newest=path,
+    )
+    samples = SampleLog(run_dir.path, ranks, state.step) if recipe.sample_log else None
     try:
         run = Run(
             recipe=recipe,
@@ -118,11 +131,14 @@ def _train(job: Job, parts: _Parts) -> Outcome:
             checkpoints=checkpoints,
             logger=logger,
             stop=parts.stop,
+            samples=samples,
             num_samples=parts.data.num_samples,
         )
         state, stopped = fit(run, state)
     finally:
         logger.close()
+        if samples is not None:
+            samples.close()
     if stopped:
         return Outcome.STOPPED
     write_model(parts.stage.exported(), ranks, run_dir.model, parts.stage.save_extras)
@@ -143,9 +159,9 @@ def _table(stage: Stage) -> str:
     return training_table(list(stage.model.named_parameters()), stage.modules, stage.parameter_groups())
 
 
-def _finished(run_dir: RunDir, recipe: Recipe) -> bool:
+def _finished(run_dir: RunDir, recipe: Recipe, world_size: int) -> bool:
     """Whether there is nothing left to do; refuses a directory begun with another recipe."""
-    run_dir.check_recipe(recipe_to_yaml(recipe))
+    run_dir.check_recipe(recipe_to_yaml(recipe), world_size)
     summary = run_dir.summary()
     if summary is None:
         return False
@@ -156,29 +172,30 @@ def _finished(run_dir: RunDir, recipe: Recipe) -> bool:
     return True
 
 
-def _begin(job: Job, run_dir: RunDir, stage: Stage, config: dict[str, Any], ranks: Ranks) -> None:
+def _begin(job: Job, run_dir: RunDir, stage: Stage, config: dict[str, Any], ranks: Ranks) -> Mapping[str, Any]:
     frozen = frozen_record(stage.frozen)
     aside = run_dir.move_aside() if job.resume == "never" else None
     if aside is not None:
         announce(f"--resume never: {run_dir.path} moved to {aside}")
     run_dir.check_frozen(frozen)
     run_dir.begin(recipe_to_yaml(stage.recipe), config, ranks.world_size, frozen)
+    return frozen
 
 
 def _preparation(ranks: Ranks, engine: Engine, run_dir: RunDir, data: Data) -> Preparation:
     return Preparation(ranks=ranks, device=engine.device, run_dir=run_dir.path, first_batches=data.first_batches)
 
 
-def _resume(job: Job, checkpoints: Checkpoints, engine: Engine) -> TrainState:
+def _resume(job: Job, stored: StoredCheckpoints, engine: Engine) -> tuple[TrainState, Path | None]:
     if job.resume in ("auto", "never"):
-        path = checkpoints.find()
+        path = stored.find()
     else:
         path = Path(job.resume)
-        damage = checkpoints.damage(path)
+        damage = stored.damage(path)
         if damage:
             raise CheckpointError(f"--resume {path}: not a whole checkpoint: {damage[0]}")
     if path is None:
-        return TrainState()
-    state = checkpoints.load(path, engine)
+        return TrainState(), None
+    state = stored.load(path, engine)
     announce(f"continuing after step {state.step}, from {path}")
-    return state
+    return state, path

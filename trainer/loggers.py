@@ -15,6 +15,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from data_shards.atomic import write_atomically
 from trainer.dist import Ranks, is_main_process
 
 SECONDS_FOR_MAIN = 2.0
@@ -60,7 +61,7 @@ class RunLogger:
         """Continue the curves of an earlier start after step `done`; later entries of it are dropped."""
         run_dir.mkdir(parents=True, exist_ok=True)
         self._path = run_dir / "metrics.jsonl"
-        _keep_until(self._path, done)
+        keep_until(self._path, done)
         self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=done + 1 if done else None)
         interval = 0.5 if sys.stderr.isatty() else 15.0
@@ -118,8 +119,8 @@ def _json_number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _keep_until(path: Path, step: int) -> None:
-    """Drop entries after `step`, and a line that was cut off."""
+def keep_until(path: Path, step: int) -> None:
+    """Drop lines of JSON whose `step` is later, and one that was cut off; the file is whole at any moment."""
     if not path.is_file():
         return
     kept = []
@@ -130,4 +131,4 @@ def _keep_until(path: Path, step: int) -> None:
             continue
         if record["step"] <= step:
             kept.append(line + "\n")
-    path.write_text("".join(kept), encoding="utf-8")
+    write_atomically(path, "".join(kept).encode())

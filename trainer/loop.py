@@ -16,6 +16,7 @@ from trainer.loggers import Logger
 from trainer.metrics import MetricWindow
 from trainer.optim import lr_factor
 from trainer.recipe import Recipe
+from trainer.sample_log import SampleLog
 from trainer.stages.base import LossOut, Stage
 from trainer.state import StopRequest, TrainState
 
@@ -38,6 +39,7 @@ class Run:
     checkpoints: Checkpoints
     logger: Logger
     stop: StopRequest
+    samples: SampleLog | None = None
     num_samples: int = 0
 
 
@@ -49,6 +51,7 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, bool]:
 
     Raises:
         TooManyBadSamples: on all ranks, at the same step.
+        SaveError: on all ranks, where a stop cannot be saved.
     """
     run.stage.train_mode()
     watch = _watch(run, state)
@@ -60,11 +63,16 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, bool]:
         batches = next(run.batches)
         window.data_wait += time.perf_counter() - started
         own_weight = sum(map(run.stage.weight, batches))
-        weight, stop, *counts = run.ranks.sum([own_weight, float(bool(run.stop)), *watch.counts(batches)])
+        own = [own_weight, float(bool(run.stop)), float(run.checkpoints.busy), *watch.counts(batches)]
+        weight, stop, saving, *counts = run.ranks.sum(own)
+        if not saving:
+            run.checkpoints.finish()
         if stop:
             return _stop(run, _flush(run, window, state), began), True
         watch.update(batches, counts)
         window.quarantined = watch.count
+        if run.samples is not None:
+            run.samples.add(state.step + 1, batches)
         _seed_step(run, state.step)
         rates = run.engine.set_lr(lr_factor(state.step, run.recipe))
         outs = train_step(run.stage, run.engine, batches, weight=weight, world_size=run.ranks.world_size)
@@ -74,6 +82,7 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, bool]:
         if _due(state.step, run.recipe.image_log_every) or state.step == 1:
             _show(run, state.step, batches, outs)
         state = _end_of_step(run, window, state, rates, began)
+    run.checkpoints.finish()
     return state, False
 
 
@@ -144,7 +153,7 @@ def _end_of_step(
 ) -> TrainState:
     """Log and save where it is time; a checkpoint always closes a logging window, so that a resumed run logs alike."""
     last = state.step == run.recipe.steps
-    save = _due(state.step, run.recipe.checkpoint_every) and not last
+    save = _due(state.step, run.recipe.checkpoint_every)
     if save or last or _due(state.step, run.recipe.log_every):
         state = _flush(run, window, state, rates)
     state = replace(state, seconds=time.monotonic() - began)
@@ -170,7 +179,7 @@ def _flush(run: Run, window: MetricWindow, state: TrainState, rates: dict[str, f
 
 def _stop(run: Run, state: TrainState, began: float) -> TrainState:
     state = replace(state, seconds=time.monotonic() - began)
-    path = run.checkpoints.save(run.engine, state)
+    path = run.checkpoints.save_now(run.engine, state)
     run.logger.say(f"stopped on a signal after step {state.step}; checkpoint {path}; the same command continues")
     return state
 

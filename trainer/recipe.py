@@ -166,6 +166,7 @@ class Recipe:
         coordinate_weight: factor on the weight of the label tokens that write a point.
         log_every, image_log_every, checkpoint_every: in steps; 0 for never (checkpoints: only on a signal).
         keep: newest checkpoints kept.
+        sample_log: write each step's questions to `RUN_DIR/samples`, a file of each rank.
     """
 
     stage: Literal["distill", "align", "finetune"]
@@ -183,3 +184,4 @@ class Recipe:
     image_log_every: int = 0
     checkpoint_every: int = 500
     keep: int = 2
+    sample_log: bool = False

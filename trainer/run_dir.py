@@ -18,6 +18,7 @@ import torch
 import yaml
 from transformers import PreTrainedModel
 
+from data_shards.atomic import write_atomically
 from models.loading import Weights
 from models.saving import ModelWriter
 from trainer.dist import Ranks
@@ -30,6 +31,7 @@ MAY_CHANGE = (
     "image_log_every",
     "checkpoint_every",
     "keep",
+    "sample_log",
     "data.workers",
     "data.prefetch",
     "data.max_bad_fraction",
@@ -41,6 +43,8 @@ MAY_CHANGE = (
 
 
 FROZEN_FILE = "frozen_weights.json"
+ENVIRONMENT_FILE = "environment.json"
+MICRO_BATCHES = "batch.micro_batches"
 _CHUNK = 1 << 24
 
 
@@ -69,8 +73,8 @@ class RunDir:
         file = self.path / "summary.json"
         return json.loads(file.read_text()) if file.is_file() and self.model.is_dir() else None
 
-    def check_recipe(self, recipe_text: str) -> None:
-        """Compare with the recipe this directory was begun with.
+    def check_recipe(self, recipe_text: str, world_size: int) -> None:
+        """Compare with the recipe this directory was begun with; a step may be divided anew among other ranks.
 
         Raises:
             RunDirError: a field that changes what is learnt differs.
@@ -80,12 +84,20 @@ class RunDir:
             return
         old, new = _flat(yaml.safe_load(file.read_text())), _flat(yaml.safe_load(recipe_text))
         changed = [name for name in {**old, **new} if old.get(name) != new.get(name) and name not in MAY_CHANGE]
+        packs_before = old.get(MICRO_BATCHES, 1) * self._world_size(world_size)
+        if packs_before == new.get(MICRO_BATCHES, 1) * world_size:
+            changed = [name for name in changed if name != MICRO_BATCHES]
         if changed:
             lines = "\n".join(f"  {name}: begun with {old.get(name)}, got {new.get(name)}" for name in changed)
             raise RunDirError(
                 f"{self.path}: was begun with another recipe:\n{lines}\n"
                 "give the old values, another run_dir, or --resume never (which moves this directory aside)"
             )
+
+    def _world_size(self, default: int) -> int:
+        """Of the last start."""
+        file = self.path / ENVIRONMENT_FILE
+        return json.loads(file.read_text())["world_size"] if file.is_file() else default
 
     def check_frozen(self, record: Mapping[str, Any]) -> None:
         """Compare the weights of frozen parts, as `frozen_record` gives them, with those this directory was begun with.
@@ -124,10 +136,10 @@ class RunDir:
     ) -> None:
         """Write what the run is made of; `frozen` as `frozen_record` returns."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        (self.path / "recipe.yaml").write_text(recipe_text)
-        (self.path / "ds_config.json").write_text(json.dumps(ds_config, indent=2) + "\n")
-        (self.path / "environment.json").write_text(json.dumps(_environment(world_size), indent=2) + "\n")
-        (self.path / FROZEN_FILE).write_text(json.dumps(frozen or {}, indent=2) + "\n")
+        write_atomically(self.path / "recipe.yaml", recipe_text.encode())
+        _write_json(self.path / "ds_config.json", ds_config)
+        _write_json(self.path / ENVIRONMENT_FILE, _environment(world_size))
+        _write_json(self.path / FROZEN_FILE, frozen or {})
 
     def write_summary(self, stage: str, state: TrainState) -> dict[str, Any]:
         """`loss_first` and `loss_last` are means over the first and the last ten steps."""
@@ -139,7 +151,7 @@ class RunDir:
             "loss_last": sum(state.last) / max(len(state.last), 1),
             "samples_per_s": round(state.samples / max(state.seconds, 1e-9), 3),
         }
-        (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        _write_json(self.path / "summary.json", summary)
         return summary
 
 
@@ -200,6 +212,10 @@ def write_model(
 
 def _add(writers: list[ModelWriter], name: str, value: torch.Tensor) -> None:
     writers[0].add(name, value)
+
+
+def _write_json(path: Path, record: Mapping[str, Any]) -> None:
+    write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def _environment(world_size: int) -> dict[str, Any]:

@@ -1,19 +1,27 @@
-"""Checkpoints with a fake engine and a group of one: whole or absent, and every damage found."""
+"""Checkpoints with a fake engine and a group of one: whole or absent, every damage found, and failures survived."""
 
 import json
-from dataclasses import dataclass
+import shutil
+import threading
+from collections import namedtuple
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
 
-from trainer.checkpoint import CheckpointError, Checkpoints
+from trainer import checkpoint as checkpoint_module
+from trainer.checkpoint import Checkpoints, SaveError
+from trainer.engine import Snapshot
+from trainer.fragments import fragment_name
+from trainer.resume import CheckpointError, StoredCheckpoints
 from trainer.state import TrainState
 
 
 class _Alone:
     """Stands for `Ranks` of a world of one."""
 
-    rank, world_size = 0, 1
+    rank, world_size, is_main = 0, 1, True
 
     def on_main(self, act):
         return act()
@@ -21,21 +29,28 @@ class _Alone:
     def gather(self, value):
         return [value]
 
-    def barrier(self):
-        pass
+    def sum(self, values):
+        return list(values)
 
 
 @dataclass
 class _FakeEngine:
-    content: bytes
-    loaded: bytes = b""
+    """Trains one parameter of four values."""
 
-    def save_state(self, directory: Path) -> None:
-        (directory / "state").mkdir(parents=True)
-        (directory / "state" / "optim.pt").write_bytes(self.content)
+    values: list[float]
+    restored: list[float] = field(default_factory=list)
+    refreshed: bool = False
 
-    def load_state(self, directory: Path) -> None:
-        self.loaded = (directory / "state" / "optim.pt").read_bytes()
+    def snapshot(self, *, with_replicated):
+        tensors = {fragment_name("w", "fp32", 0): torch.tensor(self.values)}
+        return Snapshot(tensors=tensors, shapes={"w": [4]}, counters={"engine": {"global_steps": 3}})
+
+    def restore(self, snapshot, reader):
+        assert snapshot.counters == {"engine": {"global_steps": 3}}
+        self.restored = reader.read("w", "fp32", 0, 4).tolist()
+
+    def refresh(self):
+        self.refreshed = True
 
 
 @pytest.fixture
@@ -50,47 +65,144 @@ def checkpoints(tmp_path: Path, said: list[str]) -> Checkpoints:
     return Checkpoints(root=root, ranks=_Alone(), keep=2, recipe="steps: 9\n", say=said.append)
 
 
-def _save(checkpoints: Checkpoints, step: int) -> Path:
-    return checkpoints.save(_FakeEngine(content=b"weights of %d" % step), TrainState(step=step, position=2 * step))
+@pytest.fixture
+def stored(checkpoints: Checkpoints, said: list[str]) -> StoredCheckpoints:
+    return StoredCheckpoints(root=checkpoints.root, ranks=_Alone(), say=said.append)
 
 
-def test_saved_checkpoint_is_found_and_loads_the_same_state(checkpoints):
+def _begin(checkpoints: Checkpoints, step: int, score: float | None = None) -> None:
+    engine = _FakeEngine(values=[step, 0.1, -step, 1e-30])
+    checkpoints.save(engine, TrainState(step=step, position=2 * step), score)
+
+
+def _save(checkpoints: Checkpoints, step: int, score: float | None = None) -> Path:
+    _begin(checkpoints, step, score)
+    checkpoints.finish()
+    return checkpoints.root / f"step-{step:06d}"
+
+
+def _names(checkpoints: Checkpoints) -> list[str]:
+    return sorted(p.name for p in checkpoints.root.glob("step-*") if not p.name.endswith(".partial"))
+
+
+def test_saved_checkpoint_is_found_and_loads_the_same_state(checkpoints, stored):
     path = _save(checkpoints, 5)
-    engine = _FakeEngine(content=b"")
-    assert checkpoints.find() == path
-    assert checkpoints.load(path, engine) == TrainState(step=5, position=10)
-    assert engine.loaded == b"weights of 5"
+    engine = _FakeEngine(values=[])
+    assert stored.find() == path
+    assert stored.load(path, engine) == TrainState(step=5, position=10)
+    assert engine.restored == torch.tensor([5, 0.1, -5, 1e-30]).tolist()
+    assert engine.refreshed
     assert (checkpoints.root / "latest").read_text() == "step-000005\n"
 
 
 def test_only_the_newest_are_kept(checkpoints):
     for step in (1, 2, 10):
         _save(checkpoints, step)
-    assert sorted(p.name for p in checkpoints.root.glob("step-*")) == ["step-000002", "step-000010"]
+    assert _names(checkpoints) == ["step-000002", "step-000010"]
 
 
-def test_no_checkpoint_is_none(checkpoints):
-    assert checkpoints.find() is None
+def test_the_best_is_kept_beside_the_newest(checkpoints):
+    for step, score in ((1, 0.2), (2, 0.9), (3, None), (4, 0.9), (5, 0.1), (6, None), (7, 0.3)):
+        _save(checkpoints, step, score)
+    assert _names(checkpoints) == ["step-000004", "step-000006", "step-000007"]
+    assert (checkpoints.root / "best").read_text() == "step-000004\n"
+    assert (checkpoints.root / "latest").read_text() == "step-000007\n"
 
 
-def test_interrupted_save_is_never_taken_for_a_checkpoint(checkpoints):
+def test_checkpoints_of_an_abandoned_future_do_not_push_out_good_ones(checkpoints, stored, said):
+    _save(checkpoints, 4)
+    (_save(checkpoints, 6) / "state.json").write_text("{}")
+    again = Checkpoints(root=checkpoints.root, ranks=_Alone(), keep=1, recipe="", say=said.append, newest=stored.find())
+    _save(again, 5)
+    assert _names(checkpoints) == ["step-000005"]
+
+
+def test_no_checkpoint_is_none(stored):
+    assert stored.find() is None
+
+
+def test_a_step_is_written_once(checkpoints):
+    path = _save(checkpoints, 3)
+    inode = path.stat().st_ino
+    assert checkpoints.save_now(_FakeEngine(values=[0] * 4), TrainState(step=3)) == path
+    assert path.stat().st_ino == inode
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_it_counts_only_when_it_is_whole(
+    checkpoints, stored, monkeypatch
+):
+    before = _save(checkpoints, 1)
+    go = threading.Event()
+
+    def slow(directory, files, write=checkpoint_module.write_hashed):
+        go.wait(30)
+        return write(directory, files)
+
+    monkeypatch.setattr(checkpoint_module, "write_hashed", slow)
+    engine = _FakeEngine(values=[2.0] * 4)
+    checkpoints.save(engine, TrainState(step=2))
+    engine.values = [3.0] * 4
+    assert checkpoints.busy
+    assert (checkpoints.root / "latest").read_text() == f"{before.name}\n"
+    go.set()
+    checkpoints.finish()
+    assert not checkpoints.busy
+    stored.load(stored.find(), engine)
+    assert engine.restored == [2.0] * 4
+
+
+def test_interrupted_save_is_never_taken_for_a_checkpoint(checkpoints, stored):
     path = _save(checkpoints, 1)
-
-    class Dying(_FakeEngine):
-        def save_state(self, directory: Path) -> None:
-            super().save_state(directory)
-            raise OSError("No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        checkpoints.save(Dying(content=b"half"), TrainState(step=2))
-    assert checkpoints.find() == path
+    _begin(checkpoints, 2)
+    assert (checkpoints.root / "step-000002.partial").is_dir()
+    assert stored.find() == path
     assert [p.name for p in checkpoints.root.glob("step-*")] == ["step-000001"]
 
 
-def test_every_flipped_bit_of_every_file_is_refused_by_name_and_the_one_before_used(checkpoints, said):
+def _full_disk(directory, files):
+    (directory / "half").write_text("half")
+    raise OSError(28, "No space left on device", str(directory / "half"))
+
+
+def test_a_save_that_fails_leaves_the_former_and_is_tried_again(checkpoints, stored, said, monkeypatch):
+    before = _save(checkpoints, 1)
+    with monkeypatch.context() as broken:
+        broken.setattr(checkpoint_module, "write_hashed", _full_disk)
+        _save(checkpoints, 2)
+    assert len(said) == 1
+    for words in ("step-000002 was not written", "No space left", "half", "GiB are free in", str(before), "goes on"):
+        assert words in said[0]
+    assert stored.find() == before
+    assert _names(checkpoints) == ["step-000001"]
+    assert stored.find() == before
+    assert _save(checkpoints, 3) == stored.find()
+
+
+def test_too_little_space_is_found_before_anything_is_written(checkpoints, said, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(100))
+    _save(checkpoints, 2)
+    assert "not enough space" in said[0]
+    assert "it needs 0.000 GiB, 0.000 GiB are free" in said[0]
+    assert not list(checkpoints.root.iterdir())
+
+
+def test_a_directory_that_cannot_be_written_does_not_end_the_run(checkpoints, said):
+    checkpoints.root.rmdir()
+    checkpoints.root.write_text("a file where the directory was")
+    _save(checkpoints, 2)
+    assert "was not written" in said[0]
+
+
+def test_a_stop_without_its_checkpoint_is_an_error(checkpoints, monkeypatch):
+    monkeypatch.setattr(checkpoint_module, "write_hashed", _full_disk)
+    with pytest.raises(SaveError, match="step-000002"):
+        checkpoints.save_now(_FakeEngine(values=[0] * 4), TrainState(step=2))
+
+
+def test_every_flipped_bit_of_every_file_is_refused_by_name_and_the_one_before_used(checkpoints, stored, said):
     before, newest = _save(checkpoints, 1), _save(checkpoints, 2)
     files = [path for path in newest.rglob("*") if path.is_file()]
-    assert len(files) == 4
+    assert len(files) == 6
     for path in files:
         whole = path.read_bytes()
         for place in range(0, len(whole) * 8, 7):
@@ -98,35 +210,39 @@ def test_every_flipped_bit_of_every_file_is_refused_by_name_and_the_one_before_u
             damaged[place // 8] ^= 1 << place % 8
             path.write_bytes(bytes(damaged))
             said.clear()
-            assert checkpoints.find() == before, (path, place)
+            assert stored.find() == before, (path, place)
             assert str(path) in said[0]
         path.write_bytes(whole)
-    assert checkpoints.find() == newest
+    assert stored.find() == newest
 
 
-def test_missing_and_shortened_files_are_refused(checkpoints, said):
+def test_missing_and_shortened_files_are_refused(checkpoints, stored, said):
     before, newest = _save(checkpoints, 1), _save(checkpoints, 2)
     (newest / "recipe.yaml").write_text("")
-    assert checkpoints.find() == before
+    assert stored.find() == before
     (newest / "recipe.yaml").unlink()
-    assert checkpoints.find() == before
+    assert stored.find() == before
     assert "got 0 bytes" in said[0]
     assert "missing" in said[1]
 
 
-def test_only_damaged_checkpoints_are_an_error(checkpoints):
+def test_only_damaged_checkpoints_are_an_error(checkpoints, stored):
     (_save(checkpoints, 1) / "state.json").write_text("{}")
     with pytest.raises(CheckpointError, match="all 1 checkpoints are damaged"):
-        checkpoints.find()
+        stored.find()
 
 
-def test_another_number_of_ranks_is_refused_clearly(checkpoints):
+def test_other_frozen_weights_are_refused(checkpoints, stored):
+    frozen = {"model.teacher": {"from": "teachers/a", "sha256": "1" * 64}}
+    checkpoints.frozen = frozen
     path = _save(checkpoints, 1)
-    two = _Alone()
-    two.world_size = 2
-    other = Checkpoints(root=checkpoints.root, ranks=two, keep=2, recipe="", say=print)
-    with pytest.raises(CheckpointError, match="written by 1 ranks, got 2"):
-        other.damage(path)
+    same = StoredCheckpoints(root=checkpoints.root, ranks=_Alone(), say=print, frozen=frozen)
+    assert same.load(path, _FakeEngine(values=[])).step == 1
+    other = {"model.teacher": {"from": "teachers/b", "sha256": "2" * 64}}
+    for got in (other, {}):
+        store = StoredCheckpoints(root=checkpoints.root, ranks=_Alone(), say=print, frozen=got)
+        with pytest.raises(CheckpointError, match=r"model\.teacher: trained with frozen weights .*teachers/a"):
+            store.load(path, _FakeEngine(values=[]))
 
 
 def test_manifest_lists_size_and_digest_of_every_other_file(checkpoints):

@@ -32,13 +32,20 @@ def test_begun_directory_says_what_it_is_made_of(begun):
 
 
 def test_same_recipe_and_harmless_changes_may_continue(begun):
-    begun.check_recipe(RECIPE)
-    begun.check_recipe(RECIPE.replace("log_every: 1", "log_every: 7").replace("workers: 2", "workers: 0"))
+    begun.check_recipe(RECIPE, world_size=2)
+    begun.check_recipe(RECIPE.replace("log_every: 1", "log_every: 7").replace("workers: 2", "workers: 0"), world_size=2)
+
+
+def test_a_step_may_be_divided_anew_among_other_ranks_but_not_grow(begun):
+    halved = RECIPE + "batch:\n  micro_batches: 2\n"
+    begun.check_recipe(halved, world_size=1)
+    with pytest.raises(RunDirError, match=r"batch\.micro_batches: begun with None, got 2"):
+        begun.check_recipe(halved, world_size=2)
 
 
 def test_change_of_what_is_learnt_is_refused_by_field(begun):
     with pytest.raises(RunDirError, match=r"optim\.lr\.vision: begun with 1.0, got 2.0"):
-        begun.check_recipe(RECIPE.replace("1.0", "2.0"))
+        begun.check_recipe(RECIPE.replace("1.0", "2.0"), world_size=2)
 
 
 def test_run_is_finished_only_with_summary_and_model(begun):

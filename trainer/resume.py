@@ -1,0 +1,120 @@
+"""`RUN_DIR/checkpoints` in, the newest checkpoint out that agrees with its manifest; and an engine back in its state.
+
+Any number of ranks under any ZeRO stage reads what any other wrote. Nothing is unpickled.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoint_files import (
+    ENGINE_FILE,
+    FROZEN_FILE,
+    PARTIAL,
+    STATE_FILE,
+    checkpoints_in,
+    file_damage,
+    rank_file,
+    read_manifest,
+)
+from trainer.dist import Ranks
+from trainer.engine import Engine, Snapshot
+from trainer.fragments import FragmentReader
+from trainer.state import TrainState
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names file, got and expected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredCheckpoints:
+    """The checkpoints a run finds when it starts; methods are called on all ranks.
+
+    Attributes:
+        root: `RUN_DIR/checkpoints`.
+        ranks: who reads together.
+        say: takes a line for the user.
+        frozen: what stands for the weights that are not trained, as `trainer.run_dir.frozen_record` gives it.
+    """
+
+    root: Path
+    ranks: Ranks
+    say: Callable[[str], None]
+    frozen: Mapping[str, Any] = field(default_factory=dict)
+
+    def find(self) -> Path | None:
+        """The newest whole checkpoint; damaged ones are named and passed over. None where there is none.
+
+        Raises:
+            CheckpointError: there are checkpoints, but all are damaged.
+        """
+        candidates = self.ranks.on_main(lambda: _candidates(self.root))
+        for path in candidates:
+            damage = self.damage(path)
+            if not damage:
+                return path
+            self.say(f"checkpoint {path} is damaged and passed over: {damage[0]}")
+        if candidates:
+            raise CheckpointError(
+                f"{self.root}: all {len(candidates)} checkpoints are damaged; start anew with --resume never"
+            )
+        return None
+
+    def damage(self, path: Path) -> list[str]:
+        """What is wrong with a checkpoint, by file; the ranks share the hashing. Empty for a whole one."""
+        try:
+            files = dict(read_manifest(path)["files"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            own = [f"{path}/manifest.txt: {error}"]
+        else:
+            names = sorted(files)[self.ranks.rank :: self.ranks.world_size]
+            own = [problem for name in names if (problem := file_damage(path / name, files[name]))]
+        return sorted({problem for problems in self.ranks.gather(own) for problem in problems})
+
+    def load(self, path: Path, engine: Engine) -> TrainState:
+        """Restore the engine from a whole checkpoint; random numbers are a function of seed, step and rank.
+
+        Raises:
+            CheckpointError: it cannot be loaded, on any rank, or frozen weights are not those it was trained with.
+        """
+        failure = ""
+        try:
+            engine.restore(self._stored_snapshot(path), self._reader(path))
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            failure = f"rank {self.ranks.rank}: {error}"
+        failures = [text for text in self.ranks.gather(failure) if text]
+        if failures:
+            raise CheckpointError(f"{path}: cannot be loaded: {'; '.join(failures)}")
+        engine.refresh()
+        return TrainState.from_json(json.loads((path / STATE_FILE).read_text())["state"])
+
+    def _stored_snapshot(self, path: Path) -> Snapshot:
+        frozen = json.loads((path / FROZEN_FILE).read_text())
+        for name, part in frozen.items():
+            got = self.frozen.get(name, {"sha256": "none"})
+            if got["sha256"] != part["sha256"]:
+                raise CheckpointError(
+                    f"{name}: trained with frozen weights of sha256 {part['sha256'][:16]}... from {part['from']}, got "
+                    f"{got['sha256'][:16]}...; put the former files back"
+                )
+        stored = json.loads((path / ENGINE_FILE).read_text())
+        return Snapshot(tensors={}, shapes=stored["shapes"], counters=stored["counters"])
+
+    def _reader(self, path: Path) -> FragmentReader:
+        """Reads the file first that holds most of this rank's part: its own, at the same number of ranks."""
+        world = int(read_manifest(path)["world_size"])
+        if world != self.ranks.world_size:
+            self.say(f"{path} was written by {world} ranks, and is continued by {self.ranks.world_size}")
+        first = self.ranks.rank * world // self.ranks.world_size
+        return FragmentReader([path / rank_file((first + i) % world) for i in range(world)])
+
+
+def _candidates(root: Path) -> list[Path]:
+    """Checkpoints, newest first; what saves left half done or half removed is cleared away."""
+    for leftover in root.glob(f"step-*{PARTIAL}"):
+        shutil.rmtree(leftover)
+    return checkpoints_in(root)
