@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: setup setup-gpu demo test test-cluster check format bench tiny-assets clean
+.PHONY: setup setup-gpu demo test test-cluster torture check format bench tiny-assets clean
 
 setup: $(INSTALLED)
 
@@ -27,6 +27,9 @@ test: setup
 
 test-cluster: setup
 	$(BIN)/python -m pytest -m cluster tests/cluster
+
+torture: setup
+	$(BIN)/python -m pytest -s -m torture tests/faults
 
 check: setup
 	$(BIN)/ruff check .

@@ -1,5 +1,7 @@
 """Checkpoints on two ranks under ZeRO-3: resumed runs are bit-identical, damaged checkpoints are refused."""
 
+import json
+import random
 import shutil
 import signal
 import subprocess
@@ -11,8 +13,10 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from tests.helpers.dist import TIMEOUT_S, launcher, losses, start_ranks, train, wait_ranks
+from tests.helpers.dist import TIMEOUT_S, launcher, losses, on_forked_ranks, start_ranks, train, wait_ranks
+from tests.helpers.forked import fork_ranks, join_ranks
 from tests.helpers.stages import write_recipe
+from trainer.resume import StoredCheckpoints
 
 pytestmark = pytest.mark.distributed
 
@@ -26,7 +30,14 @@ def straight(world: Path) -> Path:
 
 
 def _recipe(world: Path, run_dir: Path, **changes: object) -> Path:
-    settings = {"steps": 6, "checkpoint_every": 2, "model": {"drop_path": 0.3}, "batch": {"micro_batches": 2}}
+    settings = {
+        "steps": 6,
+        "checkpoint_every": 2,
+        "keep": 3,
+        "sample_log": True,
+        "model": {"drop_path": 0.3},
+        "batch": {"micro_batches": 2},
+    }
     return write_recipe(world, "distill", run_dir, **(settings | changes))
 
 
@@ -34,9 +45,10 @@ def _weights(run_dir: Path) -> dict[str, bytes]:
     return {name: t.numpy().tobytes() for name, t in load_file(run_dir / "model" / "model.safetensors").items()}
 
 
-def _copy(straight: Path, to: Path, step: int) -> Path:
+def _copy(straight: Path, to: Path, step: int, *, settings: bool = False) -> Path:
     shutil.copytree(straight / "checkpoints" / f"step-{step:06d}", to / "checkpoints" / f"step-{step:06d}")
-    shutil.copy(straight / "codebook.safetensors", to)
+    for name in ("codebook.safetensors", *(("recipe.yaml", "environment.json") if settings else ())):
+        shutil.copy(straight / name, to)
     return to
 
 
@@ -59,9 +71,70 @@ def test_same_seed_gives_the_same_losses_and_another_seed_others(world, straight
     assert losses(other)[1] != losses(straight)[1]
 
 
+def test_a_run_goes_on_at_another_number_of_ranks_in_the_same_order(world, straight):
+    """Two ranks, one, two: each time from the checkpoint after two more steps, with the packs a step kept at four."""
+    alone = _copy(straight, world / "alone", 2, settings=True)
+    log = world / "alone.log"
+    recipe = _recipe(world, alone, batch={"micro_batches": 4})
+    assert join_ranks(fork_ranks(["--recipe", str(recipe)], log, world=1)) == [0], log.read_text()
+    assert "written by 2 ranks, and is continued by 1" in log.read_text()
+    pair = _copy(alone, world / "pair", 4, settings=True)
+    assert join_ranks(fork_ranks(["--recipe", str(_recipe(world, pair))], log)) == [0, 0], log.read_text()
+    expected = _order(straight)
+    assert sorted(expected) == [1, 2, 3, 4, 5, 6]
+    assert _order(alone) == {step: expected[step] for step in (3, 4, 5, 6)}
+    assert _order(pair) == {step: expected[step] for step in (5, 6)}
+    for run_dir in (alone, pair):
+        assert losses(run_dir) == pytest.approx({s: losses(straight)[s] for s in losses(run_dir)}, abs=0.02)
+
+
+def _order(run_dir: Path) -> dict[int, list]:
+    """Questions of each step, pack by pack in the order of the plan."""
+    ranks = [path.read_text().splitlines() for path in sorted((run_dir / "samples").glob("rank-*.jsonl"))]
+    order = {}
+    for lines in zip(*ranks, strict=True):
+        records = [json.loads(line) for line in lines]
+        packs = zip(*(record["micro_batches"] for record in records), strict=True)
+        order[records[0]["step"]] = [pack for of_all_ranks in packs for pack in of_all_ranks]
+    return order
+
+
+def test_every_damaged_file_of_two_ranks_is_refused_by_name_and_the_former_checkpoint_used(world, straight):
+    root = shutil.copytree(straight / "checkpoints", world / "flipped")
+    shutil.rmtree(root / "step-000006")
+    on_forked_ranks(_flip_each_file, root)
+
+
+def _flip_each_file(ranks, root: Path) -> None:
+    said: list[str] = []
+    stored = StoredCheckpoints(root=root, ranks=ranks, say=said.append)
+    newest, former = root / "step-000004", root / "step-000002"
+    files = sorted(path for path in newest.rglob("*") if path.is_file())
+    assert [path.name for path in files if path.name.startswith("rank-")] == [
+        "rank-00000.safetensors",
+        "rank-00001.safetensors",
+    ]
+    assert len(files) == 7
+    for i, path in enumerate(files):
+        whole = path.read_bytes()
+        ranks.on_main(lambda path=path, whole=whole, i=i: path.write_bytes(_flipped(whole, seed=i)))
+        said.clear()
+        assert stored.find() == former, path
+        assert str(path) in said[0]
+        ranks.on_main(lambda path=path, whole=whole: path.write_bytes(whole))
+    assert stored.find() == newest
+
+
+def _flipped(content: bytes, seed: int) -> bytes:
+    bit = random.Random(seed).randrange(len(content) * 8)
+    flipped = bytearray(content)
+    flipped[bit // 8] ^= 1 << bit % 8
+    return bytes(flipped)
+
+
 def test_damaged_checkpoint_is_refused_by_name_and_the_one_before_used(world, straight):
     run_dir = _copy(_copy_base(straight, world / "damaged"), world / "damaged", 4)
-    victim = max((run_dir / "checkpoints" / "step-000004").rglob("*optim_states.pt"))
+    victim = max((run_dir / "checkpoints" / "step-000004").rglob("rank-*.safetensors"))
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
@@ -85,16 +158,6 @@ def _interrupt(run_dir: Path, recipe: Path, stop: Callable[[list[subprocess.Pope
     statuses, output = wait_ranks(ranks)
     assert statuses == [75, 75], output
     return output
-
-
-def test_signal_on_one_rank_saves_on_all_and_exits_with_75(world, straight):
-    run_dir = world / "signalled"
-    recipe = _recipe(world, run_dir, checkpoint_every=0)
-    output = _interrupt(run_dir, recipe, lambda ranks: ranks[1].send_signal(signal.SIGUSR1))
-    assert "stopped on a signal" in output
-    assert "continuing after step" in train(["--recipe", str(recipe)])
-    assert losses(run_dir) == losses(straight)
-    assert _weights(run_dir) == _weights(straight)
 
 
 def test_terminating_a_rank_with_its_data_workers_still_saves(world):

@@ -91,6 +91,12 @@ def on_ranks(function: Callable[..., Any], *arguments: Any, world: int = 2) -> N
     mp.spawn(_in_group, (world, free_port(), function, arguments), nprocs=world)
 
 
+def on_forked_ranks(function: Callable[..., Any], *arguments: Any, world: int = 2) -> None:
+    """As `on_ranks`, in processes forked from one that has imported everything: the second call starts at once."""
+    mp.get_context("forkserver").set_forkserver_preload(["tests.helpers.rank_main"])
+    mp.start_processes(_in_group, (world, free_port(), function, arguments), nprocs=world, start_method="forkserver")
+
+
 def losses(run_dir: Path) -> dict[int, float]:
     """Loss by step, as logged with `log_every: 1`."""
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()

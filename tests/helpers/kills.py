@@ -1,0 +1,89 @@
+"""A recipe in, how often its ranks were killed out: starts a run again and again, and kills a rank at random moments."""
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.helpers.dist import TIMEOUT_S, losses
+from tests.helpers.forked import fork_ranks, join_ranks
+
+MOMENTS = ("start", "step", "save")
+"""While the run starts or resumes; in a step; while a checkpoint is written."""
+
+
+@dataclass(kw_only=True)
+class Kills:
+    """What happened: kills in all, by the moment aimed at, and those that left a checkpoint half written."""
+
+    aimed: dict[str, int]
+    half_saves: int = 0
+    starts: int = 0
+
+    @property
+    def count(self) -> int:
+        return sum(self.aimed.values())
+
+
+def train_with_kills(recipe: Path, run_dir: Path, kills: int, seed: int) -> Kills:
+    """Run a recipe on two ranks, kill -9 a random one `kills` times at random moments, and let it end."""
+    rng = random.Random(seed)
+    done = Kills(aimed=dict.fromkeys(MOMENTS, 0))
+    log = run_dir.with_suffix(".log")
+    start_s = 1.0
+    while done.count < kills:
+        began, reached = time.monotonic(), last_step(run_dir)
+        ranks = fork_ranks(["--recipe", str(recipe)], log)
+        done.starts += 1
+        moment = MOMENTS[done.starts % len(MOMENTS)]
+        if moment == "start":
+            time.sleep(rng.uniform(0.0, start_s))
+        elif moment == "step":
+            wait_until(lambda reached=reached: last_step(run_dir) > reached or not ranks[0].is_alive())
+            start_s = time.monotonic() - began
+            time.sleep(rng.uniform(0.0, 0.3))
+        else:
+            wait_until(lambda: bool(_partials(run_dir)) or not ranks[0].is_alive())
+            time.sleep(rng.uniform(0.0, 0.02))
+        victim = rng.choice(ranks)
+        assert victim.is_alive(), f"the run ended before it was killed {kills} times: {log.read_text()[-2000:]}"
+        os.kill(victim.pid, signal.SIGKILL)
+        done.aimed[moment] += 1
+        statuses = join_ranks(ranks)
+        assert 0 not in statuses, "a rank went on to the end without the other"
+        done.half_saves += bool(_partials(run_dir))
+    statuses = join_ranks(fork_ranks(["--recipe", str(recipe)], log))
+    assert statuses == [0, 0], log.read_text()[-4000:]
+    return done
+
+
+def last_step(run_dir: Path) -> int:
+    """Newest logged step, with `log_every: 1`; 0 for none."""
+    try:
+        return max(losses(run_dir), default=0)
+    except (OSError, json.JSONDecodeError):
+        return 0
+
+
+def remains(run_dir: Path) -> dict[str, bytes]:
+    """What has to be the same, bit for bit: the model, the newest checkpoint's tensors and counters, all samples."""
+    newest = run_dir / "checkpoints" / (run_dir / "checkpoints" / "latest").read_text().strip()
+    files = [run_dir / "model" / "model.safetensors", newest / "engine.json", *newest.glob("rank-*.safetensors")]
+    files += (run_dir / "samples").glob("rank-*.jsonl")
+    return {str(path.relative_to(run_dir)): path.read_bytes() for path in files}
+
+
+def wait_until(holds: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
+    """Ask again and again, every millisecond."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def _partials(run_dir: Path) -> list[Path]:
+    return [path for path in (run_dir / "checkpoints").glob("step-*.partial") if "dropped" not in path.name]
