@@ -1,17 +1,22 @@
-"""A recipe in, how often its ranks were killed out: starts a run again and again, and kills a rank at random moments."""
+"""A recipe in, how often it was killed out: starts a run again and again, and kills a rank at random moments."""
 
 import json
 import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+import psutil
 
 from tests.helpers.dist import TIMEOUT_S, losses
 from tests.helpers.forked import fork_ranks, join_ranks
 
+START_CPU_S, STEP_S, SAVE_S = 2.0, 0.3, 0.02
+"""How long they take about: a start in seconds of processor time, a step and a save in seconds."""
 MOMENTS = ("start", "step", "save")
 """While the run starts or resumes; in a step; while a checkpoint is written."""
 
@@ -34,21 +39,11 @@ def train_with_kills(recipe: Path, run_dir: Path, kills: int, seed: int) -> Kill
     rng = random.Random(seed)
     done = Kills(aimed=dict.fromkeys(MOMENTS, 0))
     log = run_dir.with_suffix(".log")
-    start_s = 1.0
     while done.count < kills:
-        began, reached = time.monotonic(), last_step(run_dir)
         ranks = fork_ranks(["--recipe", str(recipe)], log)
         done.starts += 1
         moment = MOMENTS[done.starts % len(MOMENTS)]
-        if moment == "start":
-            time.sleep(rng.uniform(0.0, start_s))
-        elif moment == "step":
-            wait_until(lambda reached=reached: last_step(run_dir) > reached or not ranks[0].is_alive())
-            start_s = time.monotonic() - began
-            time.sleep(rng.uniform(0.0, 0.3))
-        else:
-            wait_until(lambda: bool(_partials(run_dir)) or not ranks[0].is_alive())
-            time.sleep(rng.uniform(0.0, 0.02))
+        _await(moment, rng, run_dir, ranks)
         victim = rng.choice(ranks)
         assert victim.is_alive(), f"the run ended before it was killed {kills} times: {log.read_text()[-2000:]}"
         os.kill(victim.pid, signal.SIGKILL)
@@ -59,6 +54,21 @@ def train_with_kills(recipe: Path, run_dir: Path, kills: int, seed: int) -> Kill
     statuses = join_ranks(fork_ranks(["--recipe", str(recipe)], log))
     assert statuses == [0, 0], log.read_text()[-4000:]
     return done
+
+
+def _await(moment: str, rng: random.Random, run_dir: Path, ranks: Sequence[BaseProcess]) -> None:
+    """A random moment of a kind; a start takes about as many seconds of processor time as are waited for at most."""
+    if moment == "start":
+        began = psutil.Process(ranks[0].pid)
+        share = rng.uniform(0.0, START_CPU_S)
+        wait_until(lambda: sum(began.cpu_times()[:2]) > share)
+    elif moment == "step":
+        reached = last_step(run_dir)
+        wait_until(lambda: last_step(run_dir) > reached or not ranks[0].is_alive())
+        time.sleep(rng.uniform(0.0, STEP_S))
+    else:
+        wait_until(lambda: bool(_partials(run_dir)) or not ranks[0].is_alive())
+        time.sleep(rng.uniform(0.0, SAVE_S))
 
 
 def last_step(run_dir: Path) -> int:
