@@ -65,7 +65,7 @@ def check_kills(world: Path, stage: str, kills: int, steps: int) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_that_was_killed_ends_with_the_same_bits(world, stage):
-    check_kills(world, stage, SHORT, steps=6)
+    check_kills(world, stage, SHORT, steps=10)
 
 
 @pytest.mark.torture
