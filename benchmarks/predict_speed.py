@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data_shards.asked import question_order  # noqa: E402
 from data_shards.atomic import write_atomically
 from data_shards.chat import STOP, tokenize_prompts
 from data_shards.decode import decode_jpeg
@@ -29,7 +30,7 @@ from data_shards.schema import CAMERAS, RawFrame
 from data_shards.tiling import tile_images, tiles_per_image
 from models.vision import normalise_tiles
 from models.vlm import load_vlm
-from trainer.evaluate.predict import answer_frames, question_order
+from trainer.evaluate.predict import answer_frames
 from trainer.preprocessing import Preprocessing, read_preprocessing
 
 Answers = list[list[str]]

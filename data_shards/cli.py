@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
+from data_shards.asked import reference_rows
 from data_shards.atomic import write_atomically
 from data_shards.commands import SYNTHETIC_SOURCES, UsageError, write_drivelm, write_synthetic
 from data_shards.conversation_commands import write_conversations
@@ -58,10 +59,16 @@ def _parser() -> argparse.ArgumentParser:
     index.set_defaults(command=_index)
     add_inspect(commands.add_parser("inspect", help="check shards and show what they hold"))
     references = commands.add_parser(
-        "references", help="write the tagged questions as DriveLM's test file, to score with"
+        "references", help="write the tagged or general questions with their answers, to score with"
     )
     references.add_argument("directory", type=Path)
     references.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    references.add_argument(
+        "--form",
+        choices=("drivelm", "rows"),
+        default="drivelm",
+        help="drivelm: tagged questions as DriveLM's test file; rows: these and general ones (default: %(default)s)",
+    )
     references.set_defaults(command=_references)
     return parser
 
@@ -138,7 +145,8 @@ def _references(options: argparse.Namespace) -> None:
     index = load_index(options.directory)
     frames = (read_frame(index, position, with_images=False) for position in range(len(index)))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(options.out, json.dumps(references_json(frames), ensure_ascii=False, indent=1).encode())
+    content = references_json(frames) if options.form == "drivelm" else reference_rows(frames)
+    write_atomically(options.out, json.dumps(content, ensure_ascii=False, indent=1).encode())
     print(f"{options.out}: references of {options.directory}")
 
 

@@ -111,7 +111,7 @@ def references_json(frames: Iterable[RawFrame]) -> dict[str, Any]:
     if not scenes:
         raise SelectionError(
             "references: got frames without any tagged question, expected DriveLM's test form; write the shards with "
-            "`--form test` or `--form both`"
+            "`--form test` or `--form both`; general questions become references with `--form rows`"
         )
     return scenes
 

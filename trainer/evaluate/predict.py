@@ -16,7 +16,6 @@ from data_shards.coords import drivelm_text
 from data_shards.decode import decode_jpeg
 from data_shards.pack import PartMeta, build_pack
 from data_shards.schema import CAMERAS, RawFrame
-from data_shards.sources.drivelm_select import KINDS
 from data_shards.tiling import ViewLayout, tile_images, tile_jpegs, tiles_per_image
 from models.decoding import Choose, greedy_answers, most_likely
 from models.vision import normalise_tiles
@@ -229,8 +228,3 @@ def _answer_batch(
         max_new_tokens=max_new_tokens,
         choose=choose,
     )
-
-
-def question_order(frame: RawFrame) -> list[int]:
-    """Indices of a frame's tagged questions in the order of DriveLM's ids, which is that of `KINDS`."""
-    return [i for kind in KINDS for i, q in enumerate(frame.questions) if q.kind == kind and q.tags]

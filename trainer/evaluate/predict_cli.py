@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m trainer.evaluate predict`."""
     parser.add_argument("--model", type=Path, required=True, help="an export, or RUN_DIR/model")
     parser.add_argument(
-        "--data", type=Path, required=True, help="directory of shards with tagged (test form) questions"
+        "--data", type=Path, required=True, help="directory of shards with tagged (test form) or general questions"
     )
     parser.add_argument("--out", type=Path, required=True, help="JSON file of rows {id, question, answer} to write")
     parser.add_argument("--recipe", type=Path, help="take view, template and system message from this recipe")
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer every tagged question of a dataset, on this rank its share; returns the exit status."""
+    """Answer every tagged or general question of a dataset, on this rank its share; returns the exit status."""
     try:
         job = _job(args)
         ranks = dist.init() if dist.world_size_from_environment() > 1 else None

@@ -9,12 +9,13 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from data_shards.asked import question_order
 from data_shards.chat import IMAGE_TOKEN, STOP
 from data_shards.index import DatasetIndex, load_index
 from data_shards.read import read_frame
 from models.vlm import model_architectures
 from trainer.evaluate.perturb import Perturbation
-from trainer.evaluate.predict import PredictError, question_order
+from trainer.evaluate.predict import PredictError
 from trainer.evaluate.sampling import Sampling
 from trainer.evaluate.submission import SubmissionHeader
 from trainer.preprocessing import Preprocessing, read_preprocessing
@@ -78,7 +79,7 @@ def read_inputs(job: PredictJob) -> PredictInputs:
     if (job.model / "config.json").is_file():
         problems += _model_problems(job.model)
     index = _attempt(problems, lambda: load_index(job.data))
-    questions = _attempt(problems, lambda: _tagged(index, job)) if index else None
+    questions = _attempt(problems, lambda: _asked(index, job)) if index else None
     if job.out.is_dir():
         problems.append(f"--out: got {job.out}, which is a directory, expected a file to write")
     if problems or preprocessing is None or index is None or questions is None:
@@ -124,14 +125,14 @@ def _model_problems(directory: Path) -> list[str]:
     return problems
 
 
-def _tagged(index: DatasetIndex, job: PredictJob) -> dict[int, list[int]]:
+def _asked(index: DatasetIndex, job: PredictJob) -> dict[int, list[int]]:
     total = min(len(index), job.max_frames or len(index))
     orders = ((i, question_order(read_frame(index, i, with_images=False))) for i in range(total))
     questions = {position: order for position, order in orders if order}
     if not questions:
         raise PredictError(
-            f"{job.data}: got frames without tagged questions, expected DriveLM's test form; write the shards with "
-            "--form test or --form both"
+            f"{job.data}: got frames without tagged or general questions, expected DriveLM's test form; write "
+            "the shards with --form test or --form both"
         )
     return questions
 

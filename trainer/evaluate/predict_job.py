@@ -25,7 +25,7 @@ _FRAMES_AT_ONCE = 16
 
 
 def run_job(job: PredictJob, ranks: Ranks | None = None) -> int:
-    """Answer every tagged question that has no answer yet, and write the output; returns its number of rows.
+    """Answer every asked question that has no answer yet, and write the output; returns its number of rows.
 
     Called on all ranks, each of which answers a share of the frames; `ranks` is None where this process is alone.
 

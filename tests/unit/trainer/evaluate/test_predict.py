@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from data_shards.asked import question_order
 from data_shards.chat import STOP, internlm2_chat, tokenize_prompts
 from data_shards.coords import CoordinateFormat
 from data_shards.decode import decode_jpeg
@@ -15,7 +16,7 @@ from models.vision import normalise_tiles
 from tests.unit.trainer.tiny_run import lively_vlm, tiny_frame, tiny_tokenizer
 from trainer.evaluate import predict
 from trainer.evaluate.perturb import parse_perturbation, perturb
-from trainer.evaluate.predict import PredictError, answer_frames, question_order
+from trainer.evaluate.predict import PredictError, answer_frames
 from trainer.evaluate.sampling import Sampling
 
 TEMPLATE = internlm2_chat(system="You drive.")

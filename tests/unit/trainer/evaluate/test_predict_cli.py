@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
+from data_shards.asked import reference_rows
 from data_shards.write import write_shards
 from tests.helpers.dist import free_port
 from tests.helpers.paths import ROOT
 from tests.unit.trainer.evaluate.test_predict import VIEWS, stock_answers
 from tests.unit.trainer.tiny_run import make_run, tiny_frame
 from trainer.evaluate import predict_job
+from trainer.evaluate.__main__ import main
 from trainer.evaluate.predict_cli import add_arguments, run
 from trainer.export import export
 
@@ -49,6 +51,24 @@ def test_command_line_writes_submission_rows(run_dir, shards, tmp_path):
     model = AutoModelForImageTextToText.from_pretrained(run_dir / "model").double()
     stock = stock_answers(model, AutoTokenizer.from_pretrained(run_dir / "model"), frame, VIEWS, 8)
     assert [row["answer"] for row in rows[:4]] == [stock[i] for i in (1, 3, 0, 4)]
+
+
+def test_general_questions_are_answered_and_compared_before_and_after(run_dir, tmp_path):
+    frames = [tiny_frame(i, 3, cameras=0) for i in range(2)]
+    frames = [replace(f, questions=tuple(replace(q, kind="general", tags=()) for q in f.questions)) for f in frames]
+    write_shards(frames, tmp_path / "general", source="test", licence="none")
+    (tmp_path / "references.json").write_text(json.dumps(reference_rows(frames)))
+    before, after, out = tmp_path / "before.json", tmp_path / "after.json", tmp_path / "forgetting.json"
+    settings = ["--data", tmp_path / "general", "--out", after, "--max-new-tokens", 4]
+    assert predict("--model", run_dir / "model", *settings) == 0
+    rows = json.loads(after.read_text())
+    assert [row["id"] for row in rows] == [f"s{i}_f_{place}" for i in range(2) for place in range(3)]
+    before.write_text(json.dumps([{**row, "answer": frames[0].questions[0].answer} for row in rows]))
+    files = ["--predictions", after, "--compare", before, "--references", tmp_path / "references.json"]
+    assert main(["score", "--benchmark", "exact-match", *map(str, files), "--out", str(out)]) == 0
+    accuracy = json.loads(out.read_text())["comparison"]["scores"]["accuracy"]
+    assert accuracy["before"] >= 1 / 6
+    assert accuracy["difference"] == pytest.approx(accuracy["after"] - accuracy["before"])
 
 
 def test_export_answers_as_the_run_does_and_blind_otherwise(run_dir, shards, tmp_path):
