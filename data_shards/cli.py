@@ -23,10 +23,15 @@ from data_shards.sources.drivelm import SelectionError, SourceError, references_
 
 FAILURE, WRONG_USAGE, STOPPED = 1, 2, 75
 _MOST_PROCESSES = 16
+_PROGRAMS = {"teacher-targets": "trainer.targets"}
+"""Commands that need models: programs of another package, which this one starts and never imports."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one subcommand; problems go to standard error as one message, never as a traceback."""
+    if arguments and arguments[0] in _PROGRAMS:
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, "-m", _PROGRAMS[arguments[0]], *arguments[1:]])
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], None] = options.command
     try:
@@ -70,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         help="drivelm: tagged questions as DriveLM's test file; rows: these and general ones (default: %(default)s)",
     )
     references.set_defaults(command=_references)
+    commands.add_parser("teacher-targets", help="write what a teacher makes of the tiles, for distillation")
     return parser
 
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from data_shards.pack import Pack
 from data_shards.quarantine import BadRecord
+from data_shards.teacher_targets import TileTargets
+
+_Holder = TypeVar("_Holder", "Batch", "Targets")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,34 @@ class BatchMeta:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Targets:
+    """What a teacher made of the tiles of a batch, as `teacher_targets.TileTargets`; uint16 indices are to be widened.
+
+    Attributes:
+        values: float16 [T, P, k + 1] or [T, P, V].
+        indices: uint16 [T, P, k], or None.
+        features: float16 [T, K, N, E], or None.
+    """
+
+    values: Tensor
+    indices: Tensor | None
+    features: Tensor | None
+
+    @classmethod
+    def of(cls, targets: TileTargets) -> "Targets":
+        """The same as tensors, without copying."""
+        return cls(
+            values=torch.from_numpy(targets.values),
+            indices=None if targets.indices is None else torch.from_numpy(targets.indices),
+            features=None if targets.features is None else torch.from_numpy(targets.features),
+        )
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Targets":
+        """The same targets on another device."""
+        return _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
     """One micro batch: N tokens, M label tokens, T tiles.
 
@@ -46,6 +77,7 @@ class Batch:
         label_questions: int32 [M], index into the questions of `meta`.
         tiles: uint8 [T, S, S, 3].
         dummy_tile: the only tile is zeros and belongs to no frame.
+        targets: what a teacher made of the tiles, where the loader reads that.
     """
 
     input_ids: Tensor
@@ -59,6 +91,7 @@ class Batch:
     tiles: Tensor
     dummy_tile: bool
     meta: BatchMeta
+    targets: Targets | None = None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
         """The same batch on another device."""
@@ -69,10 +102,16 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        tensors: dict[str, Any] = {
-            f.name: change(v) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **tensors)
+        moved = _map_tensors(self, change)
+        return moved if self.targets is None else replace(moved, targets=_map_tensors(self.targets, change))
+
+
+def _map_tensors(holder: _Holder, change: Callable[[Tensor], Tensor]) -> _Holder:
+    """A dataclass with each of its tensors changed."""
+    tensors: dict[str, Any] = {
+        f.name: change(v) for f in fields(holder) if isinstance(v := getattr(holder, f.name), Tensor)
+    }
+    return replace(holder, **tensors)
 
 
 @dataclass(frozen=True, kw_only=True)

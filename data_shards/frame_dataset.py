@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, get_worker_info
 from transformers import PreTrainedTokenizerFast
 
 from data_shards.chat import BEGIN, ChatError, ChatTemplate, TokenSegments, tokenize_frame
-from data_shards.collate import Batch, to_tensors
+from data_shards.collate import Batch, Targets, to_tensors
 from data_shards.decode import ImageError
 from data_shards.entries import SampleEntry
 from data_shards.index import DatasetIndex
@@ -22,16 +22,20 @@ from data_shards.read import BadSample, read_frame, unknown_members
 from data_shards.schema import CAMERAS, RawFrame
 from data_shards.slots import TileSlots
 from data_shards.storage import Unreachable
+from data_shards.target_source import TargetSource
+from data_shards.teacher_targets import TileTargets
 from data_shards.tiling import LayoutError, ViewLayout, tile_jpegs
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameSource:
-    """One dataset of a mixture: its name in metrics, its index, its weight (see `MixtureEntry`)."""
+    """One dataset of a mixture: its name in metrics, its index, its weight (see `MixtureEntry`), and what a teacher
+    made of its tiles, where that is wanted: of all datasets of a mixture or of none."""
 
     name: str
     index: DatasetIndex
     weight: float = 1.0
+    targets: TargetSource | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,20 +80,23 @@ class FrameDataset(Dataset):
 
     def __getitem__(self, plan: PackPlan) -> "Batch | SlottedBatch | Unreachable":
         """The batch; or why the store of its frames could not be read, which is no fault of theirs."""
-        parts, bad = [], []
+        parts, targets, bad = [], [], []
         for visit in plan.visits:
             source = self.sources[visit.dataset]
             try:
-                parts.append(self._part(source, visit))
+                part = self._part(source, visit)
+                targets += self._targets(source, visit, len(part[1]))
+                parts.append(part)
             except BadSample as error:
                 bad.append(BadRecord.of(error, source.name))
             except Unreachable as error:
                 return error
         place = _Place(self.slots)
         pack = self._pack(parts, place)
+        batch = replace(to_tensors(pack, tuple(bad)), targets=self._joined(targets))
         if place.slot is None:
-            return to_tensors(pack, tuple(bad))
-        batch = replace(to_tensors(pack, tuple(bad)), tiles=torch.empty(0, dtype=torch.uint8))
+            return batch
+        batch = replace(batch, tiles=torch.empty(0, dtype=torch.uint8))
         return SlottedBatch(batch=batch, slot=place.slot, shape=pack.tiles.shape)
 
     def _pack(self, parts: list[tuple[TokenSegments, np.ndarray, PartMeta]], place: "_Place") -> Pack:
@@ -104,6 +111,19 @@ class FrameDataset(Dataset):
             coordinate_weight=self.text.coordinate_weight,
             allocate=place,
         )
+
+    def _targets(self, source: FrameSource, visit: Visit, num_tiles: int) -> list[TileTargets]:
+        if source.targets is None:
+            return []
+        return [source.targets.read(visit.sample, source.index.samples[visit.sample], num_tiles)]
+
+    def _joined(self, targets: list[TileTargets]) -> Targets | None:
+        """Of all tiles of a pack, or of its dummy tile; None where no dataset has them."""
+        source = self.sources[0].targets
+        if source is None:
+            return None
+        num_tiles = sum(len(own.values) for own in targets)
+        return Targets.of(TileTargets.joined(targets) if num_tiles else source.zeros(1))
 
     def _part(self, source: FrameSource, visit: Visit) -> tuple[TokenSegments, np.ndarray, PartMeta]:
         entry = source.index.samples[visit.sample]

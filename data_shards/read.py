@@ -70,17 +70,36 @@ def read_frame(index: DatasetIndex, position: int, *, with_images: bool = True) 
     return _build(entry, data["json"], images)
 
 
+def read_members(index: DatasetIndex, position: int, suffixes: Sequence[str], most_bytes: int) -> dict[str, bytes]:
+    """Read members of a sample that need not be a frame, in one request, each checked by size and sha256.
+
+    Args:
+        index, position: as `read_frame`.
+        suffixes: of the members.
+        most_bytes: a longer member is refused before it is read.
+
+    Raises:
+        BadSample, Unreachable: as `read_frame`; a member that the sample lacks.
+    """
+    entry = index.samples[position]
+    _check_members(entry, most_bytes)
+    missing = [suffix for suffix in suffixes if suffix not in entry.members]
+    if missing:
+        raise BadSample(f"member {missing[0]!r} is missing from the index", shard=entry.shard, key=entry.key)
+    return _read_members(storage_of(index), entry, suffixes)
+
+
 def unknown_members(entry: SampleEntry) -> list[str]:
     """Suffixes of a frame's members that the schema does not know."""
     return [suffix for suffix in entry.members if suffix != "json" and image_name(suffix) is None]
 
 
-def _check_members(entry: SampleEntry) -> None:
+def _check_members(entry: SampleEntry, most_bytes: int = MAX_IMAGE_BYTES) -> None:
     if "json" not in entry.members:
         raise BadSample("member 'json' is missing from the index", shard=entry.shard, key=entry.key)
     end = -1
     for suffix, span in sorted(entry.members.items(), key=lambda item: item[1].offset):
-        most = MAX_RECORD_BYTES if suffix == "json" else MAX_IMAGE_BYTES
+        most = MAX_RECORD_BYTES if suffix == "json" else most_bytes
         if span.size > most:
             raise _bad(entry, span, f"member {suffix!r}: got {span.size} bytes, expected at most {most}")
         if end >= 0 and not 0 <= span.offset - end <= _MAX_GAP:

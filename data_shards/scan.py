@@ -40,6 +40,21 @@ def index_shard(tar: Path) -> list[SampleEntry]:
     return list(entries.values())
 
 
+def index_members(tar: Path) -> list[SampleEntry]:
+    """Index a tar whose samples are no frames: names and places of their members alone.
+
+    Raises:
+        ShardError: as `index_shard`, but for the schema.
+    """
+    entries: dict[str, SampleEntry] = {}
+    for key, members in groupby(_members(tar), key=lambda member: member.key):
+        if key in entries:
+            raise ShardError(f"{tar}: sample {key}: occurs twice, or its members are not next to each other")
+        spans = {member.suffix: member.span for member in members}
+        entries[key] = SampleEntry(key=key, shard=tar.name, members=spans, num_questions=0, num_images=0)
+    return list(entries.values())
+
+
 def walk_members(tar: Path, file: BinaryIO) -> Iterator[tuple[str, str, int, int]]:
     """Key, suffix, offset and size of each member of an open tar; reads the headers and what follows the last member.
 

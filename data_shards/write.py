@@ -3,7 +3,7 @@
 Each file is whole or not there, and a shard's bytes depend on its frames alone.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -80,15 +80,20 @@ def write_shard(frames: Iterable[RawFrame | LeftOut], tar: Path) -> ShardInfo:
         SchemaError: a frame that is not of the schema.
         ShardError: a key that occurs twice in the shard.
     """
-    from webdataset import TarWriter  # brings torch, which looking at shards does without
-
     index_path(tar).unlink(missing_ok=True)
     left_out: list[LeftOut] = []
-    with atomic_file(tar) as file, TarWriter(file, user="", group="", mtime=0, encoder=False, compress=False) as writer:
-        for key, sample in _samples(frames, tar, left_out):
-            writer.write({"__key__": key, **sample})
+    write_tar(_samples(frames, tar, left_out), tar)
     write_index(tar, index_shard(tar), left_out=left_out)
     return shard_info(tar)
+
+
+def write_tar(samples: Iterable[tuple[str, Mapping[str, bytes]]], tar: Path) -> None:
+    """Write keys with their members as a tar that appears whole, with modification times and owners zero."""
+    from webdataset import TarWriter  # brings torch, which looking at shards does without
+
+    with atomic_file(tar) as file, TarWriter(file, user="", group="", mtime=0, encoder=False, compress=False) as writer:
+        for key, sample in samples:
+            writer.write({"__key__": key, **sample})
 
 
 def finish_dataset(out_dir: Path, *, source: str, licence: str, build: dict[str, object] | None = None) -> DatasetInfo:

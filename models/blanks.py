@@ -3,6 +3,7 @@
 See `models.loading`: a blank knows where its weights come from, costs no memory, and is filled wherever it is needed.
 """
 
+import copy
 from pathlib import Path
 
 import torch
@@ -63,6 +64,34 @@ def stored_vision(path: Path) -> Blank[InternVLVisionModel]:
         return stored(InternVLVisionModel, path)
     whole = stored_vlm(path)
     return Blank(whole.model.model.vision_tower, RoutedWeights([("", whole.weights, "model.vision_tower.")]))
+
+
+def selected_vision(tower: Blank[InternVLVisionModel], layers: int) -> Blank[InternVLVisionModel]:
+    """A smaller tower that starts as evenly spaced layers of another, first and last among them, at the same width.
+
+    Raises:
+        ValueError: more layers than there are.
+    """
+    config = copy.deepcopy(tower.model.config)
+    chosen = evenly_spaced(config.num_hidden_layers, layers)
+    config.num_hidden_layers = layers
+    config._name_or_path = ""
+    routes = [(f"encoder.layer.{own}.", tower.weights, f"encoder.layer.{its}.") for own, its in enumerate(chosen)]
+    blank = drawn_vision(config, torch.Generator().manual_seed(0))
+    return Blank(blank.model, RoutedWeights([*routes, ("", tower.weights, "")]))
+
+
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """`count` of `total` indices, as evenly spaced as whole numbers allow; both ends are taken, of one the last.
+
+    Raises:
+        ValueError: `count` is not 1 to `total`.
+    """
+    if not 1 <= count <= total:
+        raise ValueError(f"layers: got {count}, expected 1 to {total}, the number there are")
+    if count == 1:
+        return [total - 1]
+    return [round(i * (total - 1) / (count - 1)) for i in range(count)]
 
 
 def stored_language(path: Path) -> Blank[LlamaForCausalLM]:

@@ -32,11 +32,15 @@ class ModelError(ValueError):
     """A model directory that cannot be loaded as what it should be; the message names directory and fix."""
 
 
-class Weights(Protocol):
-    """Where the parameters of a model come from; `files` are those they are read from, if any."""
+class Files(Protocol):
+    """What is read from files, if any."""
 
     @property
     def files(self) -> tuple[Path, ...]: ...
+
+
+class Weights(Files, Protocol):
+    """Where the parameters of a model come from."""
 
     def read(self, name: str) -> torch.Tensor:
         """A whole parameter by its name in the model."""

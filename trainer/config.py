@@ -14,6 +14,8 @@ from trainer.typed_yaml import ConfigError, apply_overrides, build, read_yaml
 
 __all__ = ["ConfigError", "Recipe", "load_recipe", "recipe_to_yaml", "warmup_steps"]
 
+MOST_ENTRIES = 1 << 16
+
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
     """Read, override, type and check a recipe.
@@ -67,7 +69,7 @@ def warmup_steps(recipe: Recipe) -> int:
     return round(warmup * recipe.steps) if warmup < 1 else round(warmup)
 
 
-_NEEDED = {"distill": ("teacher", "student"), "align": ("vision", "language", "tokenizer"), "finetune": ("vlm",)}
+_NEEDED = {"distill": (), "align": ("vision", "language", "tokenizer"), "finetune": ("vlm",)}
 
 
 def _check(recipe: Recipe) -> list[str]:
@@ -103,6 +105,9 @@ def _check(recipe: Recipe) -> list[str]:
         "optim.weight_decay": optim.weight_decay,
         "distill.features": distill.features,
         "distill.patch_logits": distill.patch_logits,
+        "distill.answer_logits": distill.answer_logits,
+        "distill.top_k": distill.top_k,
+        "model.student_layers": recipe.model.student_layers,
         **{f"optim.lr.{name}": rate for name, rate in dataclasses.asdict(optim.lr).items()},
     }
     unit = {
@@ -131,8 +136,53 @@ def _check_stage(recipe: Recipe) -> list[str]:
     names = [dataset.name or dataset.path.name for dataset in recipe.data.datasets]
     for name in sorted({name for name in names if names.count(name) > 1}):
         problems.append(f"data.datasets: the name {name!r} occurs twice; give one of them another `name`")
-    if recipe.stage == "distill" and recipe.distill.features == 0 and recipe.distill.patch_logits == 0:
-        problems.append("distill: both terms have weight 0; give `features` or `patch_logits` a weight")
+    if recipe.stage == "distill":
+        problems += _check_distillation(recipe)
+    elif any(dataset.targets for dataset in recipe.data.datasets):
+        problems.append(f"data.datasets: `targets` are for stage 'distill', got stage {recipe.stage!r}; leave them out")
     if recipe.optim.warmup >= 1 and recipe.optim.warmup > recipe.steps:
         problems.append(f"optim.warmup: got {recipe.optim.warmup:g} steps, expected at most steps = {recipe.steps}")
+    return problems
+
+
+def _check_distillation(recipe: Recipe) -> list[str]:
+    model, terms = recipe.model, recipe.distill
+    problems = []
+    if not (terms.features or terms.patch_logits or terms.answer_logits):
+        problems.append("distill: all terms have weight 0; give `features`, `patch_logits` or `answer_logits` a weight")
+    cached = [dataset.targets is not None for dataset in recipe.data.datasets]
+    if not (model.teacher or model.teacher_vlm) and (not all(cached) or model.student_layers):
+        problems.append("model.teacher: missing, stage 'distill' needs it")
+    if terms.answer_logits and not model.teacher_vlm:
+        problems.append(
+            "model.teacher_vlm: missing, distill.answer_logits needs it; give the directory of a whole model with the "
+            "teacher's tower"
+        )
+    if not (model.student or model.student_layers):
+        problems.append("model.student: missing, stage 'distill' needs it, or model.student_layers")
+    if model.student and model.student_layers:
+        problems.append(
+            f"model.student_layers: got {model.student_layers} and the student {model.student!r}, expected one of the "
+            "two: layers of the teacher make a student of the teacher's width; leave model.student out"
+        )
+    return problems + (_check_targets(recipe, cached) if any(cached) else [])
+
+
+def _check_targets(recipe: Recipe, cached: Sequence[bool]) -> list[str]:
+    distill = recipe.distill
+    problems = []
+    if not all(cached):
+        problems.append("data.datasets: some have `targets`, expected all or none; write those of the others")
+    if distill.codebook is None:
+        problems.append("distill.codebook: missing, cached targets are of a codebook; name its file")
+    if distill.top_k >= distill.codebook_size:
+        problems.append(
+            f"distill.top_k: got {distill.top_k}, expected less than the {distill.codebook_size} entries of the "
+            "codebook; 0 keeps all of them"
+        )
+    if distill.codebook_size > MOST_ENTRIES:
+        problems.append(
+            f"distill.codebook_size: got {distill.codebook_size}, expected at most {MOST_ENTRIES} with cached targets, "
+            "which number the entries in 16 bits"
+        )
     return problems

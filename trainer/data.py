@@ -12,7 +12,8 @@ from data_shards.loader import FrameSource, PackLoader, TextSettings
 from data_shards.plan import CostModel, MixtureEntry, PackLimits, PackStream, SizeTable, oversized
 from data_shards.remote import CacheSettings, open_dataset
 from trainer.dist import Ranks
-from trainer.recipe import Recipe
+from trainer.recipe import DatasetSection, Recipe
+from trainer.targets.record import cached_targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +105,7 @@ def make_data(recipe: Recipe, text: TextSettings | None, ranks: Ranks | None, co
 
     Raises:
         ShardError, BadSample, PlanError: as the functions of `data_shards`.
+        TargetsError, CodebookError: cached targets that are not the recipe's.
     """
     build = partial(_make_data, recipe, text, cost)
     return build() if ranks is None else ranks.main_first(build)
@@ -112,7 +114,7 @@ def make_data(recipe: Recipe, text: TextSettings | None, ranks: Ranks | None, co
 def _make_data(recipe: Recipe, text: TextSettings | None, cost: CostModel | None) -> Data:
     data = recipe.data
     cache = CacheSettings(directory=data.cache_dir, max_bytes=round(data.cache_gib * (1 << 30)))
-    sources = [FrameSource(name=d.name, index=open_dataset(d.path, cache), weight=d.weight) for d in data.datasets]
+    sources = [_source(recipe, dataset, cache) for dataset in data.datasets]
     mixture = [
         MixtureEntry(sizes=_sizes(recipe, text, s.index), weight=s.weight, shards=shard_numbers(s.index))
         for s in sources
@@ -120,6 +122,12 @@ def _make_data(recipe: Recipe, text: TextSettings | None, cost: CostModel | None
     limits = PackLimits(max_tokens=data.max_tokens if text else 1, max_tiles=data.max_tiles)
     stream = PackStream(mixture, limits, data.questions_per_visit if text else 1, recipe.seed, cost=cost)
     return Data(recipe=recipe, sources=sources, stream=stream, text=text, left_out=oversized(mixture, limits))
+
+
+def _source(recipe: Recipe, dataset: DatasetSection, cache: CacheSettings) -> FrameSource:
+    index = open_dataset(dataset.path, cache)
+    targets = cached_targets(recipe, dataset, index, cache)
+    return FrameSource(name=dataset.name, index=index, weight=dataset.weight, targets=targets)
 
 
 def _sizes(recipe: Recipe, text: TextSettings | None, index: DatasetIndex) -> SizeTable:

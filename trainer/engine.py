@@ -77,14 +77,18 @@ class Partition:
             self._split(param_list=[parameter])
 
     def serve(self, module: nn.Module) -> Callable[..., Any]:
-        """The forward of a frozen module whose parameters were placed here; they are gathered as they are needed."""
+        """The forward of a frozen module whose parameters were placed here; they are gathered as they are needed.
+
+        Gradients may pass through it to its inputs. What is returned is the module itself, since DeepSpeed's engine
+        around it refuses a backward pass that it did not begin.
+        """
         config = {name: value for name, value in self._config.items() if name != "optimizer"}
         config["zero_optimization"] = {
             name: value for name, value in self._config["zero_optimization"].items() if name != "offload_optimizer"
         }
         engine, *_ = _import_deepspeed().initialize(model=module, config=config, dist_init_required=False)
         engine.eval()
-        return engine
+        return engine.module
 
 
 class Engine:

@@ -62,9 +62,9 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, bool]:
         started = time.perf_counter()
         batches = next(run.batches)
         window.data_wait += time.perf_counter() - started
-        own_weight = sum(map(run.stage.weight, batches))
-        own = [own_weight, float(bool(run.stop)), float(run.checkpoints.busy), *watch.counts(batches)]
-        weight, stop, saving, *counts = run.ranks.sum(own)
+        own = [sum(map(run.stage.weight, batches)), sum(map(run.stage.second_weight, batches))]
+        own += [float(bool(run.stop)), float(run.checkpoints.busy), *watch.counts(batches)]
+        weight, second_weight, stop, saving, *counts = run.ranks.sum(own)
         if not saving:
             run.checkpoints.finish()
         if stop:
@@ -75,8 +75,10 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, bool]:
             run.samples.add(state.step + 1, batches)
         _seed_step(run, state.step)
         rates = run.engine.set_lr(lr_factor(state.step, run.recipe))
-        outs = train_step(run.stage, run.engine, batches, weight=weight, world_size=run.ranks.world_size)
-        _note(window, run.recipe, batches, outs, weight)
+        weights = {"weight": weight, "second_weight": second_weight}
+        outs = train_step(run.stage, run.engine, batches, **weights, world_size=run.ranks.world_size)
+        window.losses.append(_mean_loss(outs, **weights))
+        _note(window, run.recipe, batches, outs)
         state = replace(state, step=state.step + 1, position=run.advance(state.position, packs))
         window.seconds += time.perf_counter() - started
         if _due(state.step, run.recipe.image_log_every) or state.step == 1:
@@ -87,7 +89,13 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, bool]:
 
 
 def train_step(
-    stage: Stage, engine: Engine, batches: Sequence[Batch], *, weight: float, world_size: int
+    stage: Stage,
+    engine: Engine,
+    batches: Sequence[Batch],
+    *,
+    weight: float,
+    second_weight: float = 0.0,
+    world_size: int,
 ) -> list[LossOut]:
     """One update on the exact mean over all micro batches of all ranks.
 
@@ -97,24 +105,33 @@ def train_step(
         stage: gives the loss.
         engine: holds the model.
         batches: this rank's micro batches.
-        weight: of all micro batches of all ranks; 0 gives no gradient.
+        weight, second_weight: of all micro batches of all ranks; 0 gives no gradient.
         world_size: number of ranks.
     """
-    scale = world_size * len(batches) / weight if weight else 0.0
+    scale, second_scale = (world_size * len(batches) / w if w else 0.0 for w in (weight, second_weight))
     outs = []
     for batch in batches:
         out = stage.loss(engine, batch, engine.device)
         if not stage.weight(batch):
             out = _without_weight(out)
-        engine.backward(out.total * scale)
+        loss = out.total * scale if out.second is None else out.total * scale + out.second * second_scale
+        engine.backward(loss)
         engine.step()
-        outs.append(replace(out, total=out.total.detach()))
+        outs.append(replace(out, total=out.total.detach(), second=None if out.second is None else out.second.detach()))
     return outs
 
 
 def _without_weight(out: LossOut) -> LossOut:
     """Zero, with its graph: a pack of a dummy tile runs through the model on its rank, and teaches nothing."""
-    return replace(out, total=out.total * 0.0, metrics={})
+    return replace(out, total=out.total * 0.0, second=None if out.second is None else out.second * 0.0, metrics={})
+
+
+def _mean_loss(outs: Sequence[LossOut], *, weight: float, second_weight: float) -> torch.Tensor:
+    """This rank's share of the step's loss."""
+    total = torch.stack([out.total.double() for out in outs]).sum()
+    loss = total / weight if weight else total * 0.0
+    seconds = [out.second.double() for out in outs if out.second is not None]
+    return loss + torch.stack(seconds).sum() / second_weight if seconds and second_weight else loss
 
 
 def _watch(run: Run, state: TrainState) -> BadSampleWatch:
@@ -134,11 +151,7 @@ def _seed_step(run: Run, step: int) -> None:
     torch.manual_seed(int(words[0] >> np.uint64(1)))
 
 
-def _note(
-    window: MetricWindow, recipe: Recipe, batches: Sequence[Batch], outs: Sequence[LossOut], weight: float
-) -> None:
-    total = torch.stack([out.total.double() for out in outs]).sum()
-    window.losses.append(total / weight if weight else total * 0.0)
+def _note(window: MetricWindow, recipe: Recipe, batches: Sequence[Batch], outs: Sequence[LossOut]) -> None:
     for out in outs:
         window.add_means(out.metrics)
     window.add_counts(

@@ -13,8 +13,12 @@ class ModelSection:
     """Where weights come from: directories of saved models, or names of presets for fresh weights.
 
     Attributes:
-        teacher: distill: directory of the teacher tower.
+        teacher: distill: directory of the teacher tower, or of a whole model whose tower it is.
+        teacher_vlm: distill: directory of the whole model whose projector and language model `answer_logits` asks; its
+            tower is the teacher where `teacher` is not given.
         student: distill: preset or directory the student starts from.
+        student_layers: distill, in the place of `student`: number of evenly spaced layers of the teacher, first and
+            last among them, that the student starts as, in the teacher's width; 0 for none.
         vision: align: preset or directory of the vision tower, as a distill run writes to `RUN_DIR/model`.
         language: align: directory (or preset) of the language model.
         vlm: finetune: directory of a whole model, as an align run writes to `RUN_DIR/model`.
@@ -25,7 +29,9 @@ class ModelSection:
     """
 
     teacher: str | None = None
+    teacher_vlm: str | None = None
     student: str | None = None
+    student_layers: int = 0
     vision: str | None = None
     language: str | None = None
     vlm: str | None = None
@@ -43,11 +49,14 @@ class DatasetSection:
         path: directory of shards, or its address: http://, https:// or s3://.
         weight: times each question is shown an epoch.
         name: in metrics; the directory's name where empty.
+        targets: distill: directory or address of what the teacher made of this dataset's tiles, as `python -m
+            data_shards teacher-targets` writes it; the teacher is then not loaded. For all datasets or for none.
     """
 
     path: Path
     weight: float = 1.0
     name: str = ""
+    targets: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +145,14 @@ class DistillSection:
     Attributes:
         features: weight of the negative cosine between bridged student and teacher states.
         patch_logits: weight of the KL on codebook logits of patches.
+        answer_logits: weight of the KL on the answer tokens of the frames' questions, which teacher and student answer
+            through the frozen projector and language model of `model.teacher_vlm`.
         last_k: layers the features term compares, counted from the end.
-        temperature: T of the KL, which is scaled by T^2.
+        temperature: T of both KLs, which are scaled by T^2.
+        codebook: file of the visual vocabulary, as `teacher-targets --fit-codebook` writes it; where it is not given,
+            the run fits its own on its first tiles.
+        top_k: likeliest codebook entries of a patch that cached targets keep, beside the probability of all others
+            together; 0 keeps all entries.
         codebook_size: prototypes of the visual vocabulary.
         codebook_temperature: cosine similarities over this are the logits.
         codebook_tiles: teacher tiles the codebook is fitted on.
@@ -148,8 +163,11 @@ class DistillSection:
 
     features: float = 1.0
     patch_logits: float = 1.0
+    answer_logits: float = 0.0
     last_k: int = 1
     temperature: float = 1.0
+    codebook: Path | None = None
+    top_k: int = 32
     codebook_size: int = 1024
     codebook_temperature: float = 0.07
     codebook_tiles: int = 256

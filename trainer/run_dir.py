@@ -1,7 +1,6 @@
 """A run directory: what stands in it, whether it may be continued, and how it is begun, moved aside and finished."""
 
 import functools
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -19,10 +18,11 @@ import yaml
 from transformers import PreTrainedModel
 
 from data_shards.atomic import write_atomically
-from models.loading import Weights
+from models.loading import Files
 from models.saving import ModelWriter
 from trainer.dist import Ranks
 from trainer.engine import whole_parameters
+from trainer.hashes import files_sha256
 from trainer.state import TrainState
 
 MAY_CHANGE = (
@@ -45,7 +45,6 @@ MAY_CHANGE = (
 FROZEN_FILE = "frozen_weights.json"
 ENVIRONMENT_FILE = "environment.json"
 MICRO_BATCHES = "batch.micro_batches"
-_CHUNK = 1 << 24
 
 
 class RunDirError(ValueError):
@@ -155,7 +154,7 @@ class RunDir:
         return summary
 
 
-def frozen_record(weights: Mapping[str, Weights]) -> dict[str, Any]:
+def frozen_record(weights: Mapping[str, Files]) -> dict[str, Any]:
     """Names and one sha256 of each frozen part's files, over names and bytes; parts made from presets have none.
 
     Args:
@@ -164,14 +163,12 @@ def frozen_record(weights: Mapping[str, Weights]) -> dict[str, Any]:
     record = {}
     for field, part in weights.items():
         if part.files:
-            digest = hashlib.sha256()
-            for path in part.files:
-                digest.update(path.name.encode() + b"\0")
-                with path.open("rb") as file:
-                    while chunk := file.read(_CHUNK):
-                        digest.update(chunk)
             names = [path.name for path in part.files]
-            record[field] = {"from": str(part.files[0].parent), "files": names, "sha256": digest.hexdigest()}
+            record[field] = {
+                "from": str(part.files[0].parent),
+                "files": names,
+                "sha256": files_sha256(part.files),
+            }
     return record
 
 

@@ -9,10 +9,12 @@ import simplejpeg
 import torch
 import yaml
 
+from data_shards.chat import IMAGE_TOKEN
 from data_shards.schema import CAMERAS, Question, RawFrame
+from data_shards.tokenizer import load_tokenizer
 from data_shards.write import write_shards
 from models.presets import text_config, vision_config
-from models.vlm import build_language, build_vision, save_model
+from models.vlm import build_language, build_vision, join_vlm, load_language, load_vision, save_model
 from tests.helpers.tokenizer import drivelm_sentences, tiny_tokenizer
 
 TILE = 112
@@ -69,6 +71,19 @@ def make_world(root: Path, *, frames: int = 12) -> Path:
     save_model(build_vision(vision_config("tiny-teacher"), generator), root / "teacher")
     save_model(build_language(text_config("tiny-lm", vocab_size=len(tokenizer)), generator), root / "language")
     return root
+
+
+def make_teacher_vlm(root: Path) -> Path:
+    """The teacher and the language model of `make_world(root)` as a whole model with its tokenizer; its directory."""
+    directory = root / "teacher-vlm"
+    if not directory.exists():
+        tokenizer = load_tokenizer(root / "tokenizer")
+        generator = torch.Generator().manual_seed(4)
+        token = int(tokenizer.get_vocab()[IMAGE_TOKEN])
+        parts = load_vision(root / "teacher"), load_language(root / "language")
+        save_model(join_vlm(*parts, image_token_id=token, generator=generator), directory)
+        tokenizer.save_pretrained(directory)
+    return directory
 
 
 def write_recipe(root: Path, stage: str, run_dir: Path, **changes: Any) -> Path:

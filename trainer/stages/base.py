@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from data_shards.collate import Batch
 from data_shards.cost import CostModel
 from data_shards.loader import TextSettings
-from models.loading import WHOLE, Blank, Weights, fill
+from models.loading import WHOLE, Blank, Files, fill
 from trainer.dist import Ranks
 from trainer.engine import Partition
 from trainer.optim import ParamGroup, parameter_groups
@@ -23,6 +23,9 @@ from trainer.recipe import Recipe
 Forward = Callable[..., Any]
 """The engine, or a bare model: called like the model's forward."""
 
+Metrics = Mapping[str, tuple[torch.Tensor, torch.Tensor | float]]
+"""Name to (sum, weight), for exact means over steps and ranks."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossOut:
@@ -30,12 +33,14 @@ class LossOut:
 
     Attributes:
         total: scalar sum over the micro batch, with graph; divided by the weight of all of the step it is the mean.
-        metrics: name to (sum, weight), for exact means over steps and ranks.
+        second: a further such sum, which is divided by the second weight of all of the step; the loss is both means.
+        metrics: see `Metrics`.
         predicted: int64 [M], the likeliest token at each label, where the stage has any.
     """
 
     total: torch.Tensor
-    metrics: Mapping[str, tuple[torch.Tensor, torch.Tensor | float]] = field(default_factory=dict)
+    second: torch.Tensor | None = None
+    metrics: Metrics = field(default_factory=dict)
     predicted: torch.Tensor | None = None
 
 
@@ -74,7 +79,7 @@ class Stage(ABC):
         text: how questions become tokens; None for stages on images only.
         blanks: the parts of `model`, and where their weights come from.
         dtype: of all parameters.
-        frozen: recipe field to weights, of parts that are not trained.
+        frozen: recipe field to files, of parts that are not trained.
         modules: prefix of parameter names to module name, for learning rates and the table.
     """
 
@@ -88,7 +93,7 @@ class Stage(ABC):
         *,
         blanks: Sequence[Blank],
         dtype: torch.dtype,
-        frozen: Mapping[str, Weights],
+        frozen: Mapping[str, Files],
     ) -> None:
         self.recipe = recipe
         self.model = model
@@ -117,6 +122,10 @@ class Stage(ABC):
     @abstractmethod
     def weight(self, batch: Batch) -> float:
         """Weight of a micro batch in the mean, known without a forward pass."""
+
+    def second_weight(self, batch: Batch) -> float:
+        """Weight of a micro batch in the mean of `LossOut.second`, for stages that have one."""
+        return 0.0
 
     @abstractmethod
     def loss(self, forward: Forward, batch: Batch, device: torch.device) -> LossOut:

@@ -1,38 +1,42 @@
-"""Distillation: tiles in, the student's distance to the frozen teacher out, on hidden states and on codebook logits.
+"""Distillation: tiles in, the student's distance to the frozen teacher out, on hidden states, on codebook logits and on
+the answers of a language model. The teacher is asked in each step, or what it said is read from its cached targets.
 
-Shape suffixes: T tiles, P patches of a tile, N tokens of a tile (CLS and patches), E teacher width, F features.
+Shape suffixes: T tiles, P patches of a tile, N tokens of a tile (CLS and patches), E teacher width, V codebook.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from transformers import InternVLVisionModel
 
-from data_shards.collate import Batch
-from models.attention import choose_backend
-from models.blanks import stored_vision
-from models.distill_heads import Codebook, DistillStudent, spherical_kmeans
-from models.loading import WHOLE, Blank, HeldWeights, fill
-from models.vision import TowerFeatures, add_drop_path, normalise_tiles
-from trainer.dist import compute_device
+from data_shards.collate import Batch, Targets
+from data_shards.cost import CostModel
+from models.distill_heads import Codebook, DistillStudent
+from models.flops import vision_flops
+from models.loading import Blank, Files, HeldWeights
+from models.vision import add_drop_path, normalise_tiles
+from trainer.codebook import StoredCodebook, given_codebook
 from trainer.engine import Partition
-from trainer.losses import negative_cosine, patch_kl
+from trainer.hashes import files_sha256
+from trainer.losses import negative_cosine, patch_kl, top_patch_kl
 from trainer.recipe import Recipe
+from trainer.stages.answers import AnswerTerm
 from trainer.stages.base import Forward, LossOut, Preparation, Stage
-from trainer.stages.sources import StageError, model_directory, vision_from
-
-CODEBOOK_FILE = "codebook.safetensors"
-PARTITIONED_BYTES = 2_000_000_000
-"""Teachers above this size are partitioned under ZeRO-3 where the recipe leaves it open."""
+from trainer.stages.frozen import FrozenPart
+from trainer.stages.towers import TowerShape, check_fit, choose_kernels, frozen_tower, student_tower, teacher_tower
+from trainer.stages.vocabulary import own_codebook
 
 
 class DistillStage(Stage):
-    """A student tower learns a frozen teacher tower, which is outside the engine, whole or partitioned on its own."""
+    """A student tower learns a frozen teacher tower, which is outside the engine, whole or partitioned on its own.
+
+    Attributes:
+        teacher: the tower, in no optimiser; None where its targets are cached.
+        answers: the term on answers, where it has a weight.
+        codebook: known once the stage is prepared, where patch logits have a weight.
+    """
 
     modules: ClassVar[Mapping[str, str]] = {"tower.": "vision", "bridges.": "bridge"}
 
@@ -44,92 +48,105 @@ class DistillStage(Stage):
             dtype: both compute in it.
 
         Raises:
-            StageError: a model that is missing, or towers and tiles that do not fit together.
+            StageError, CodebookError: a model or file that is missing, or towers and tiles that do not fit together.
         """
         generator = torch.Generator().manual_seed(recipe.seed)
-        assert recipe.model.teacher, "load_recipe checks what a stage needs"
-        assert recipe.model.student, "load_recipe checks what a stage needs"
-        self._teacher = stored_vision(model_directory("model.teacher", recipe.model.teacher))
-        self.teacher = self._teacher.model
-        self._teacher_features: Forward = TowerFeatures(self.teacher)
-        tower = vision_from("model.student", recipe.model.student, generator)
-        _check_fit(recipe, self.teacher, tower.model)
+        teacher = teacher_tower(recipe) if recipe.model.teacher or recipe.model.teacher_vlm else None
+        self._given = given_codebook(recipe) if recipe.distill.codebook else None
+        cached = recipe.data.datasets[0].targets is not None
+        self._shape = _teacher_shape(recipe, self._given if cached else None, teacher)
+        self._online = None if cached or teacher is None else frozen_tower(teacher)
+        self.teacher = teacher.model if teacher is not None and self._online else None
+        self.answers = AnswerTerm(recipe, self._shape, dtype) if recipe.distill.answer_logits else None
+        tower = student_tower(recipe, teacher, generator)
+        check_fit(recipe, self._shape, tower.model.config)
         add_drop_path(tower.model, recipe.model.drop_path)
-        self._announcement = _choose_attention(recipe, (self.teacher, tower.model), dtype)
-        student = DistillStudent(tower.model, self.teacher.config.hidden_size, recipe.distill.last_k, generator)
-        blanks = (tower, Blank(student.bridges, HeldWeights(student.bridges)))
-        frozen = {"model.teacher": self._teacher.weights}
-        super().__init__(recipe, student, text=None, blanks=blanks, dtype=dtype, frozen=frozen)
+        towers = [tower.model, *([self.teacher] if self.teacher else [])]
+        self._announcement = choose_kernels(recipe, towers, dtype)
+        self._last_k = recipe.distill.last_k if recipe.distill.features else 1
+        student = DistillStudent(tower.model, self._shape.width, self._last_k, generator)
+        super().__init__(
+            recipe,
+            student,
+            text=self.answers.text if self.answers else None,
+            blanks=(tower, Blank(student.bridges, HeldWeights(student.bridges))),
+            dtype=dtype,
+            frozen=_frozen(teacher, self.answers, self._given),
+        )
         self.codebook: Codebook | None = None
 
     def notes(self) -> tuple[str, ...]:
-        return (self._announcement,)
+        cached = () if self._online else ("distill: the teacher is not loaded; its targets are read with the frames",)
+        return (self._announcement, *(self.answers.notes() if self.answers else ()), *cached)
 
     def load(self, partition: Partition | None = None) -> None:
-        """See `Stage`; the teacher is partitioned as `distill.teacher_placement` says.
+        """See `Stage`; the frozen parts are partitioned as `distill.teacher_placement` says.
 
         Raises:
             StageError: a partitioned teacher is asked for where nothing is partitioned.
         """
         super().load(partition)
-        if self._divides_teacher(partition):
-            assert partition is not None
-            fill(self._teacher, self.dtype, partition)
-            self._teacher_features = partition.serve(TowerFeatures(self.teacher))
-        else:
-            fill(self._teacher, self.dtype, WHOLE)
-
-    def _divides_teacher(self, partition: Partition | None) -> bool:
-        placement = self.recipe.distill.teacher_placement
-        if partition is None and placement == "partition":
-            raise StageError(
-                "distill.teacher_placement: got partition, which needs ZeRO-3, expected auto or replicate under this "
-                "DeepSpeed configuration; choose one, or a configuration with zero_optimization.stage 3"
-            )
-        size = sum(parameter.numel() for parameter in self.teacher.parameters()) * self.dtype.itemsize
-        return partition is not None and (
-            placement == "partition" or (placement == "auto" and size > PARTITIONED_BYTES)
-        )
+        for part in self._frozen_parts():
+            part.load(self.dtype, self.recipe.distill.teacher_placement, partition)
 
     def prepare(self, preparation: Preparation) -> None:
-        """Move a whole teacher to the device; fit the codebook, or read the one this run already has."""
-        if isinstance(self._teacher_features, TowerFeatures):
-            torch.nn.Module.to(self.teacher, preparation.device)
+        """Move whole frozen parts to the device; read the codebook, which is fitted first where there is none.
+
+        Raises:
+            StageError: fewer patches than codebook entries.
+            CodebookError: a codebook of another teacher.
+        """
+        for part in self._frozen_parts():
+            part.to(preparation.device)
+        teacher = self.frozen.get("model.teacher")
+        sha256 = preparation.ranks.on_main(lambda: files_sha256(teacher.files)) if teacher else None
+        if self._given is not None and sha256 is not None:
+            self._given.check({"teacher_sha256": sha256})
         if not self.recipe.distill.patch_logits:
             return
-        path = preparation.run_dir / CODEBOOK_FILE
-        if not preparation.ranks.on_main(path.is_file):
-            features_FE = self._codebook_features(preparation)
-            preparation.ranks.on_main(lambda: self._fit(features_FE, path))
-        try:
-            prototypes = load_file(path)["prototypes"]
-        except (OSError, SafetensorError, KeyError) as error:
-            raise StageError(f"{path}: not a codebook ({error}); remove the file and start anew") from error
-        self.codebook = Codebook(prototypes).to(preparation.device)
+        stored = self._given
+        if stored is None:
+            assert self._online is not None, "cached targets come with a codebook"
+            assert sha256 is not None, "a teacher has files"
+            stored = own_codebook(self.recipe, self._online, preparation, sha256, self._shape.patch_size)
+        self.codebook = Codebook(stored.prototypes).to(preparation.device)
+
+    def cost(self) -> CostModel:
+        if self.answers is None:
+            return super().cost()
+        teacher = vision_flops(self.teacher.config) if self.teacher else 0.0
+        return self.answers.cost(3 * vision_flops(self.exported().config) + teacher)
 
     def weight(self, batch: Batch) -> float:
         return float(batch.meta.num_tiles)
 
+    def second_weight(self, batch: Batch) -> float:
+        return self.answers.weight(batch) if self.answers else 0.0
+
     def loss(self, forward: Forward, batch: Batch, device: torch.device) -> LossOut:
         terms = self.recipe.distill
-        pixels = normalise_tiles(batch.tiles.to(device, non_blocking=True), self.teacher.dtype)
-        teacher_TNE = self._teacher_features(pixels, self.recipe.distill.last_k)
+        pixels = normalise_tiles(batch.tiles.to(device, non_blocking=True), self.dtype)
+        targets = batch.targets.to(device, non_blocking=True) if batch.targets else None
+        teacher_TNE = self._states(pixels, targets)
         student_TNE = forward(pixels)
         total = pixels.new_zeros((), dtype=torch.float32)
-        metrics: dict[str, tuple[torch.Tensor, float]] = {}
+        metrics: dict[str, tuple[torch.Tensor, torch.Tensor | float]] = {}
         if terms.features:
             pairs = zip(student_TNE, teacher_TNE, strict=True)
             features = torch.stack([negative_cosine(own, target) for own, target in pairs]).mean()
             total = total + terms.features * features
             metrics["features"] = (features, self.weight(batch))
         if terms.patch_logits:
-            patch_logits = patch_kl(self._logits(student_TNE[-1]), self._logits(teacher_TNE[-1]), terms.temperature)
+            patch_logits = self._patch_logits(student_TNE, teacher_TNE, targets)
             total = total + terms.patch_logits * patch_logits
             metrics["patch_logits"] = (patch_logits, self.weight(batch))
-        return LossOut(total=total, metrics=metrics)
+        if self.answers is None:
+            return LossOut(total=total, metrics=metrics)
+        answers, own = self.answers.loss(student_TNE[-1], teacher_TNE[-1], batch)
+        return LossOut(total=total, second=terms.answer_logits * answers, metrics={**metrics, **own})
 
     def metric_names(self) -> tuple[str, ...]:
-        return ("features", "patch_logits")
+        return ("features", "patch_logits", *(self.answers.metric_names if self.answers else ()))
 
     def exported(self) -> InternVLVisionModel:
         assert isinstance(self.model, DistillStudent)
@@ -138,70 +155,53 @@ class DistillStage(Stage):
     def save_extras(self, directory: Path) -> None:
         """Nothing: a tower is complete by itself."""
 
+    def _frozen_parts(self) -> tuple[FrozenPart, ...]:
+        return tuple(part for part in (self._online, self.answers.head if self.answers else None) if part)
+
+    def _states(self, pixels: torch.Tensor, targets: Targets | None) -> Sequence[torch.Tensor]:
+        """The teacher's last hidden states [T, N, E]: its own, or from the cache, where they may not be needed."""
+        if self._online is not None:
+            return self._online(pixels, self._last_k)
+        assert targets is not None, "the loader reads cached targets"
+        if targets.features is None:
+            return ()
+        return targets.features[:, -self._last_k :].to(self.dtype).unbind(1)
+
+    def _patch_logits(
+        self, student_TNE: Sequence[torch.Tensor], teacher_TNE: Sequence[torch.Tensor], targets: Targets | None
+    ) -> torch.Tensor:
+        own = self._logits(student_TNE[-1])
+        if targets is None:
+            return patch_kl(own, self._logits(teacher_TNE[-1]), self.recipe.distill.temperature)
+        indices = None if targets.indices is None else targets.indices.long()
+        return top_patch_kl(own, targets.values, indices, self.recipe.distill.temperature)
+
     def _logits(self, states_TNE: torch.Tensor) -> torch.Tensor:
         assert self.codebook is not None, "prepare was not called"
         return self.codebook(states_TNE[:, 1:].float(), self.recipe.distill.codebook_temperature)
 
-    def _codebook_features(self, preparation: Preparation) -> torch.Tensor:
-        """The teacher's patch features of the plan's first packs, on every rank: a partitioned teacher needs them all.
 
-        Raises:
-            StageError: fewer than codebook entries.
-        """
-        settings = self.recipe.distill
-        features, num_tiles = [], 0
-        for batch in preparation.first_batches():
-            pixels = normalise_tiles(batch.tiles.to(preparation.device), self.teacher.dtype)
-            features.append(self._teacher_features(pixels, 1)[0][:, 1:].flatten(0, 1).float().cpu())
-            num_tiles += len(batch.tiles)
-            if num_tiles >= settings.codebook_tiles:
-                break
-        features_FE = torch.cat(features)
-        if len(features_FE) < settings.codebook_size:
-            raise StageError(
-                f"distill.codebook_size: got {settings.codebook_size}, more than the {len(features_FE)} patches of "
-                f"{num_tiles} tiles; lower it or raise distill.codebook_tiles"
-            )
-        return features_FE
-
-    @torch.no_grad()
-    def _fit(self, features_FE: torch.Tensor, path: Path) -> None:
-        """Spherical k-means over the teacher's patch features."""
-        settings = self.recipe.distill
-        generator = torch.Generator().manual_seed(self.recipe.seed)
-        prototypes = spherical_kmeans(features_FE, settings.codebook_size, settings.codebook_iterations, generator)
-        partial = path.with_name(path.name + ".partial")
-        save_file({"prototypes": prototypes.contiguous()}, partial)
-        os.replace(partial, path)
+def _teacher_shape(
+    recipe: Recipe, codebook: StoredCodebook | None, teacher: Blank[InternVLVisionModel] | None
+) -> TowerShape:
+    """Of the teacher that is loaded, or of the one whose cached targets come with a codebook."""
+    if codebook is None:
+        assert teacher is not None, "load_recipe checks what a stage needs"
+        return TowerShape.of(teacher.model.config)
+    return TowerShape(
+        width=codebook.width,
+        layers=recipe.distill.last_k,
+        tile_size=codebook.record.tile_size,
+        patch_size=codebook.record.patch_size,
+    )
 
 
-def _check_fit(recipe: Recipe, teacher: InternVLVisionModel, student: InternVLVisionModel) -> None:
-    tile = recipe.data.view.tile_size
-    sizes = {
-        "model.teacher": _pair(teacher.config.image_size),
-        "model.student": _pair(student.config.image_size),
-        "data.view.tile_size": (tile, tile),
+def _frozen(
+    teacher: Blank[InternVLVisionModel] | None, answers: AnswerTerm | None, codebook: StoredCodebook | None
+) -> dict[str, Files]:
+    files: dict[str, Files | None] = {
+        "model.teacher": teacher.weights if teacher else None,
+        "model.teacher_vlm": answers.weights if answers else None,
+        "distill.codebook": codebook,
     }
-    if len(set(sizes.values())) > 1:
-        raise StageError(f"tile sizes differ: {sizes}; teacher, student and data.view.tile_size have to agree")
-    if _pair(teacher.config.patch_size) != _pair(student.config.patch_size):
-        raise StageError(
-            f"model.student: patch size {student.config.patch_size}, expected the teacher's {teacher.config.patch_size}"
-        )
-    layers = min(teacher.config.num_hidden_layers, student.config.num_hidden_layers)
-    if recipe.distill.last_k > layers:
-        raise StageError(f"distill.last_k: got {recipe.distill.last_k}, expected at most the {layers} layers there are")
-
-
-def _pair(size: int | Sequence[int]) -> tuple[int, ...]:
-    """A height and width, however the configuration holds them: a preset as a tuple, a file as a list."""
-    return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def _choose_attention(recipe: Recipe, towers: Sequence[InternVLVisionModel], dtype: torch.dtype) -> str:
-    """Set both towers' kernels; returns what to announce."""
-    widths = [tower.config.hidden_size // tower.config.num_attention_heads for tower in towers]
-    backend = choose_backend(recipe.model.attention, compute_device(), dtype, max(widths))
-    for tower in towers:
-        tower.set_attn_implementation(backend.vision)
-    return backend.announcement
+    return {field: part for field, part in files.items() if part is not None}

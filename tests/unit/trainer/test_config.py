@@ -57,6 +57,13 @@ def test_values_out_of_range_are_refused_together(tmp_path):
         ("coordinate_weight=0", "coordinate_weight"),
         ("optim.warmup=200", "optim.warmup"),
         ("model.drop_path=1", "model.drop_path"),
+        ("model.student=null", "model.student: missing"),
+        ("model.teacher=null", "model.teacher: missing"),
+        ("model.student_layers=2", "model.student_layers: got 2 and the student 'tiny-student'"),
+        ("distill.answer_logits=1", "model.teacher_vlm: missing"),
+        ("distill={features: 0, patch_logits: 0}", "distill: all terms have weight 0"),
+        ("data.datasets.0.targets=cache", "distill.codebook: missing"),
+        ("data.datasets=[{path: a, targets: b}, {path: c}]", "some have `targets`"),
     ],
 )
 def test_bad_setting_is_named(tmp_path, override, field):
@@ -120,3 +127,22 @@ def test_two_datasets_of_one_name_are_refused(tmp_path):
     tree = BASE | {"data": {"datasets": [{"path": "a/train"}, {"path": "b/train"}]}}
     with pytest.raises(ConfigError, match="'train' occurs twice"):
         load_recipe(_write(tmp_path, tree))
+
+
+def test_cached_targets_need_no_teacher_but_a_codebook_and_fewer_entries_than_it_has(tmp_path):
+    path = _write(tmp_path, BASE)
+    cached = ["data.datasets.0.targets=cache", "distill.codebook=book", "model.teacher=null"]
+    recipe, _ = load_recipe(path, cached)
+    assert recipe.data.datasets[0].targets == Path("cache")
+    with pytest.raises(ConfigError, match=r"distill\.top_k: got 64, expected less than the 64 entries"):
+        load_recipe(path, [*cached, "distill.top_k=64", "distill.codebook_size=64"])
+    with pytest.raises(ConfigError, match=r"distill\.codebook_size: got 70000"):
+        load_recipe(path, [*cached, "distill.codebook_size=70000"])
+    with pytest.raises(ConfigError, match=r"model\.teacher: missing"):
+        load_recipe(path, [*cached, "model.student=null", "model.student_layers=2"])
+
+
+def test_targets_of_another_stage_are_refused(tmp_path):
+    tree = BASE | {"stage": "finetune", "model": {"vlm": "x"}}
+    with pytest.raises(ConfigError, match="`targets` are for stage 'distill'"):
+        load_recipe(_write(tmp_path, tree), ["data.datasets.0.targets=cache"])

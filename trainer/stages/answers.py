@@ -1,0 +1,132 @@
+"""The distillation term on answers: a frozen projector and language model asked what teacher and student see.
+
+Shape suffixes: T tiles, N tokens of a tile (CLS and patches), E teacher width.
+"""
+
+from pathlib import Path
+
+import torch
+
+from data_shards.collate import Batch
+from data_shards.cost import CostModel
+from data_shards.loader import TextSettings
+from models.answer_head import answer_head
+from models.attention import choose_backend, pack_layout
+from models.blanks import stored_vlm
+from models.flops import forward_flops
+from models.label_loss import head_chunks
+from models.loading import Weights
+from models.presets import image_tokens_per_tile
+from trainer.dist import compute_device
+from trainer.recipe import Recipe
+from trainer.stages.base import Metrics
+from trainer.stages.frozen import FrozenPart
+from trainer.stages.sources import StageError, model_directory, tokenizer_from
+from trainer.stages.towers import TowerShape
+from trainer.stages.vlm import chat_template
+
+_PASSES = 3
+"""Forward passes the language model costs: the teacher's, the student's, and the gradients of the student's inputs."""
+
+
+class AnswerTerm:
+    """KL(teacher || student) on the answer tokens of packed questions.
+
+    The student's patch features go through its trained bridge to the teacher's width; from there both go through the
+    same frozen projector into the same frozen language model.
+
+    Attributes:
+        head: projector and language model.
+        text: how questions become tokens.
+    """
+
+    metric_names = ("answer_logits", "accuracy/teacher_tokens")
+
+    def __init__(self, recipe: Recipe, teacher: TowerShape, dtype: torch.dtype) -> None:
+        """Make the parts.
+
+        Args:
+            recipe: of a distill stage with `distill.answer_logits`.
+            teacher: its tower.
+            dtype: all parts compute in it.
+
+        Raises:
+            StageError: no whole model or tokenizer there, or one for another tower.
+        """
+        assert recipe.model.teacher_vlm, "load_recipe checks what a stage needs"
+        directory = model_directory("model.teacher_vlm", recipe.model.teacher_vlm)
+        vlm = stored_vlm(directory)
+        self._config = vlm.model.config
+        _check_fit(directory, teacher, TowerShape.of(self._config.vision_config))
+        own = (Path(directory) / "tokenizer.json").is_file()
+        tokenizer = tokenizer_from(
+            "model.tokenizer", str(directory) if own else recipe.model.tokenizer or str(directory)
+        )
+        self.text = TextSettings(
+            tokenizer=tokenizer,
+            template=chat_template(recipe),
+            tokens_per_tile=image_tokens_per_tile(self._config.vision_config, self._config.downsample_ratio),
+            loss_weight=recipe.loss_weight,
+        )
+        self._attention = choose_backend(
+            recipe.model.attention, compute_device(), dtype, vlm.model.model.language_model.config.head_dim
+        )
+        self._chunks = head_chunks(2 * recipe.data.max_tokens, vlm.model.lm_head.out_features)  # logits of both
+        self._temperature = recipe.distill.temperature
+        blank = answer_head(vlm)
+        self.weights: Weights = blank.weights
+        self.head = FrozenPart(blank)
+
+    def notes(self) -> tuple[str, ...]:
+        """What was chosen for this machine."""
+        return (self._attention.announcement,)
+
+    def cost(self, tile: float) -> CostModel:
+        """What packs cost, where a tile costs `tile` FLOPs of both towers."""
+        flops = forward_flops(self._config)
+        return CostModel(
+            token=_PASSES * flops.token,
+            tile=tile + _PASSES * flops.image_token * flops.tokens_per_tile,
+            pair=_PASSES * flops.pair,
+        )
+
+    def weight(self, batch: Batch) -> float:
+        """Of the label tokens of a micro batch."""
+        return float(batch.label_weights.double().sum())
+
+    def loss(self, student_TNE: torch.Tensor, teacher_TNE: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, Metrics]:
+        """Weighted sum of the divergences of a micro batch, with metrics.
+
+        Args:
+            student_TNE, teacher_TNE: last states of both, the student's behind its bridge.
+            batch: from the loader, on the CPU.
+        """
+        device = student_TNE.device
+        layout = pack_layout(batch.groups, batch.segment_ids, self._attention).to(device)
+        divergences_M, agreed_M = self.head(
+            student_TNE[:, 1:],
+            teacher_TNE[:, 1:],
+            batch.input_ids.to(device, non_blocking=True),
+            batch.position_ids.to(device, non_blocking=True),
+            layout,
+            batch.label_positions.to(device, non_blocking=True),
+            self._temperature,
+            batch.dummy_tile,
+            self._chunks,
+        )
+        total = (divergences_M * batch.label_weights.to(device, non_blocking=True)).sum()
+        return total, {
+            "answer_logits": (total, self.weight(batch)),
+            "accuracy/teacher_tokens": (agreed_M.sum().float(), float(len(agreed_M))),
+        }
+
+
+def _check_fit(directory: Path, teacher: TowerShape, own: TowerShape) -> None:
+    names = ("width", "tile_size", "patch_size")
+    wrong = [name for name in names if getattr(own, name) != getattr(teacher, name)]
+    if wrong:
+        listed = "; ".join(f"{name} {getattr(own, name)}, expected {getattr(teacher, name)}" for name in wrong)
+        raise StageError(
+            f"model.teacher_vlm: {directory} is made for a tower with {listed} of model.teacher; leave model.teacher "
+            "out, or give the whole model of that tower"
+        )
