@@ -47,6 +47,8 @@ bench: setup
 	$(BIN)/python -m data_shards synthetic --out runs/bench/shards --scenes 6 --frames-per-scene 1 --image-width 400
 	$(BIN)/python -m benchmarks.predict_speed --model models/tiny/teacher-vlm --data runs/bench/shards --frames 6 \
 		--out runs/bench/predict_speed.json
+	$(BIN)/python -m benchmarks.top_k_gap --out runs/bench/top_k_gap.json
+	$(BIN)/python -m benchmarks.cached_distillation --out runs/bench/cached_distillation.json
 
 tiny-assets: setup
 	$(BIN)/python -m trainer.tiny

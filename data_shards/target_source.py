@@ -44,7 +44,8 @@ class TargetSource:
         try:
             if own.key != entry.key:
                 raise ShardError(f"got those of frame {own.key}; write the targets again")
-            members = read_members(self.index, position, ("json", *(self.suffixes if num_tiles else ())), _MOST_BYTES)
+            wanted = ["json", *(suffix for suffix in self.suffixes if suffix in own.members)]
+            members = read_members(self.index, position, wanted, _MOST_BYTES)
             return decode(members, entry, num_tiles, self.record, self.suffixes)
         except BadSample as error:
             raise BadSample(

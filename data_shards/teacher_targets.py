@@ -154,6 +154,9 @@ def decode(
         raise ShardError(f"got targets of {own['tiles']} tiles, expected {num_tiles}; write the targets again")
     if not num_tiles:
         return record.zeros(0, suffixes)
+    missing = [suffix for suffix in suffixes if suffix not in members]
+    if missing:
+        raise ShardError(f"member {missing[0]!r} is missing; write the targets again")
     shapes = record.shapes(num_tiles)
     return TileTargets.of({suffix: _from_npy(members[suffix], *shapes[suffix], suffix) for suffix in suffixes})
 

@@ -73,7 +73,7 @@ def run_demo(run_dir: Path, sizes: Sizes) -> dict[str, Any]:
     """Make shards, train, evaluate and export; write and return the summary."""
     started = time.monotonic()
     _clear(run_dir)
-    _make_data(run_dir / "data", sizes)
+    make_data(run_dir / "data", sizes)
     shared = _overrides(run_dir, sizes)
     former = {
         "distill": [],
@@ -133,7 +133,8 @@ def render_summary(summary: dict[str, Any]) -> str:
     )
 
 
-def _make_data(data_dir: Path, sizes: Sizes) -> None:
+def make_data(data_dir: Path, sizes: Sizes) -> None:
+    """Shards for training, `driving/train` and `general`, those of held-out scenes, and their references."""
     make = [sys.executable, "-m", "data_shards", "synthetic"]
     scenes = sizes.train_scenes + sizes.heldout_scenes
     driving = ["--scenes", str(scenes), "--frames-per-scene", "2", "--image-width", "400"]
@@ -208,7 +209,7 @@ def _evaluate(run_dir: Path) -> dict[str, dict[str, float]]:
     majority = majority_predictions(_training_questions(run_dir / "data" / "driving" / "train"), references)
     write_submission(majority, answers / "majority.json")
     rows = ("teacher", "distilled", "undistilled", "majority", "blind")
-    return {name: _columns(score(references, read_submission(answers / f"{name}.json"), NoJudge())) for name in rows}
+    return {name: columns(score(references, read_submission(answers / f"{name}.json"), NoJudge())) for name in rows}
 
 
 def _draw_answers(run_dir: Path, num_questions: int = 12) -> None:
@@ -228,7 +229,8 @@ def _training_questions(shards: Path) -> list[tuple[str, str]]:
     return [(question.question, question.answer) for frame in frames for question in frame.questions]
 
 
-def _columns(scores: dict[str, Any]) -> dict[str, float]:
+def columns(scores: dict[str, Any]) -> dict[str, float]:
+    """The figures of the table, of a file of scores."""
     language = scores["official"]["language"]
     return {
         "accuracy": scores["ungated"]["accuracy"],

@@ -57,7 +57,8 @@ class AnswerTerm:
         directory = model_directory("model.teacher_vlm", recipe.model.teacher_vlm)
         vlm = stored_vlm(directory)
         self._config = vlm.model.config
-        _check_fit(directory, teacher, TowerShape.of(self._config.vision_config))
+        tower = vlm.model.model.vision_tower.config
+        _check_fit(directory, teacher, TowerShape.of(tower))
         own = (Path(directory) / "tokenizer.json").is_file()
         tokenizer = tokenizer_from(
             "model.tokenizer", str(directory) if own else recipe.model.tokenizer or str(directory)
@@ -65,7 +66,7 @@ class AnswerTerm:
         self.text = TextSettings(
             tokenizer=tokenizer,
             template=chat_template(recipe),
-            tokens_per_tile=image_tokens_per_tile(self._config.vision_config, self._config.downsample_ratio),
+            tokens_per_tile=image_tokens_per_tile(tower, self._config.downsample_ratio),
             loss_weight=recipe.loss_weight,
         )
         self._attention = choose_backend(

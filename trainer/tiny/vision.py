@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import InternVLVisionModel
+from transformers import InternVLVisionConfig, InternVLVisionModel
 
 from data_shards.decode import decode_jpeg
 from data_shards.schema import CAMERAS
@@ -70,15 +70,22 @@ def render_named_tiles(seed: int, *, num_scenes: int, num_pictures: int, image_w
 
 
 def train_teacher(
-    data: NamedTiles, *, steps: int, batch: int, seed: int, report: Callable[[int, float, float], None]
+    data: NamedTiles,
+    *,
+    steps: int,
+    batch: int,
+    seed: int,
+    report: Callable[[int, float, float], None],
+    config: InternVLVisionConfig | None = None,
 ) -> InternVLVisionModel:
-    """Train the tiny teacher tower under two linear heads on its pixel-shuffled features, which are then dropped.
+    """Train a tower under two linear heads on its pixel-shuffled features, which are then dropped.
 
     Args:
+        config: of the tower; that of the tiny teacher where it is not given.
         report: called every 50 steps with the step, the loss, and the share of object cells with every word right.
     """
     generator = torch.Generator().manual_seed(seed)
-    config = vision_config("tiny-teacher")
+    config = config or vision_config("tiny-teacher")
     tower = build_vision(config, generator)
     width, num_words = 4 * config.hidden_size, len(data.vocabulary)
     head = nn.Linear(width, num_words + 2)

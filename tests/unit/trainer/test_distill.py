@@ -1,17 +1,24 @@
 """Distillation beyond two online towers: cached targets, the term on answers, students of several origins."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from data_shards.entries import ShardError
+from models.convert import convert
 from models.presets import vision_config
 from models.saving import save_model
 from models.vision import TowerFeatures, normalise_tiles, patch_features
 from models.vlm import build_vision, load_vision
+from tests.helpers.opengvlab import InternVisionModel, randomised, write_checkpoint
+from tests.helpers.opengvlab_configs import TINY_6B, TINY_300M, Vision
 from tests.helpers.stages import make_teacher_vlm, make_world, write_recipe
 from trainer.codebook import CodebookError
 from trainer.config import load_recipe
@@ -247,6 +254,42 @@ def test_a_student_starts_as_evenly_spaced_layers_of_the_teacher(world, tmp_path
         assert torch.equal(patch_features(all_five, pixels, 1)[0], patch_features(teacher, pixels, 1)[0])
     with pytest.raises(StageError, match=r"model\.student_layers: got 6, expected 1 to 5"):
         made(path, "model.student_layers=6")
+
+
+def _clip_checkpoint(directory: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    clip = randomised(CLIPVisionModel(CLIPVisionConfig(**sizes, patch_size=56, image_size=336, hidden_act="gelu")))
+    directory.mkdir()
+    state = {name.removeprefix("vision_model."): tensor.contiguous() for name, tensor in clip.state_dict().items()}
+    save_file(state, directory / "model.safetensors")
+    (directory / "config.json").write_text(json.dumps(clip.config.to_dict()))
+
+
+def _internvit_checkpoint(directory: Path, config: Vision = TINY_300M) -> None:
+    config = replace(config, image_size=448, patch_size=56)
+    write_checkpoint(randomised(InternVisionModel(config)), config.json(), directory)
+
+
+@pytest.mark.parametrize("write", [_clip_checkpoint, _internvit_checkpoint])
+def test_a_student_starts_from_a_converted_checkpoint(world, tmp_path, write):
+    _internvit_checkpoint(tmp_path / "6b", TINY_6B)
+    write(tmp_path / "source")
+    for name, to in (("6b", "teacher"), ("source", "student")):
+        convert(tmp_path / name, tmp_path / to)
+    stage, batch = made(
+        distill_recipe(world, tmp_path / "run"),
+        f"model={{teacher: {tmp_path / 'teacher'}, student: {tmp_path / 'student'}}}",
+        f"data.datasets=[{{path: {world / 'driving'}}}]",
+        "data.view={tile_size: 448, max_tiles: 1}",
+        "data.max_tiles=6",
+        "distill={codebook_size: 8, codebook_tiles: 6}",
+    )
+    expected = load_vision(tmp_path / "student").state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in stage.exported().state_dict().items())
+    out = stage.loss(stage.model, batch, CPU)
+    out.total.backward()
+    assert out.total.isfinite()
+    assert all(parameter.grad is not None for parameter in stage.model.parameters())
 
 
 def test_the_runs_own_codebook_is_that_of_the_command(cached, tmp_path):

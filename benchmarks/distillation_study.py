@@ -1,0 +1,214 @@
+"""What distillation is worth on the synthetic world: accuracy after stages 1 and 2 with and without it, and ablations.
+
+    python -m benchmarks.distillation_study --out runs/bench/distillation_study.json
+
+Every student goes through the demo's stages with fewer steps. `undistilled` never saw the teacher; `undistilled longer`
+gets the steps of the distillation as further steps of stage 2, so that both students take equally many. Terms, the
+entries kept in cached targets, and three teachers of several sizes are compared on the first seeds. What is done
+already under --work-dir is kept: started again, the study goes on.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_shards.atomic import write_atomically
+from models.presets import vision_config
+from models.saving import save_model
+from trainer.demo import ROOT, TINY, Sizes, columns, make_data, run_command, train_stage
+from trainer.evaluate.drivelm import score
+from trainer.evaluate.judge import NoJudge
+from trainer.evaluate.submission import read_references, read_submission
+from trainer.tiny.vision import render_named_tiles, train_teacher
+
+TEACHERS = {"small": (64, 2), "medium": (96, 3), "large": (160, 5)}
+"""Width and layers."""
+
+ANSWERS = [f"model.teacher_vlm={TINY / 'teacher-vlm'}", "data.max_tokens=4096", "data.questions_per_visit=4"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One way to make a student.
+
+    Attributes:
+        distill: settings of the distillation; None leaves it out.
+        top_k: of cached targets; None asks the teacher itself.
+        teacher: one of `TEACHERS`, or None for that of `models/tiny`.
+        longer: stage 2 gets the steps of the distillation as well.
+    """
+
+    distill: tuple[str, ...] | None = ()
+    top_k: int | None = None
+    teacher: str | None = None
+    longer: bool = False
+
+
+def _terms(features: float, patch: float, answers: float) -> tuple[str, ...]:
+    weights = (f"distill.features={features}", f"distill.patch_logits={patch}", f"distill.answer_logits={answers}")
+    return (*weights, *ANSWERS) if answers else weights
+
+
+MAIN = {
+    "distilled": Variant(),
+    "undistilled": Variant(distill=None),
+    "undistilled longer": Variant(distill=None, longer=True),
+}
+ABLATIONS = {
+    "features": Variant(distill=_terms(1, 0, 0)),
+    "patch_logits": Variant(distill=_terms(0, 1, 0)),
+    "answer_logits": Variant(distill=_terms(0, 0, 1)),
+    "all three": Variant(distill=_terms(1, 1, 1)),
+    "cached, k = 8": Variant(top_k=8),
+    "cached, k = 32": Variant(top_k=32),
+    "cached, all entries": Variant(top_k=0),
+    **{f"teacher {name}": Variant(teacher=name) for name in TEACHERS},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Sizes: steps of each stage and of the teachers, scenes of the world, where everything lies."""
+
+    work: Path
+    distill_steps: int
+    align_steps: int
+    finetune_steps: int
+    teacher_steps: int
+    scenes: int
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is missing and print the table; exit status 1 where distillation does not help in every seed."""
+    options = _parser().parse_args(arguments)
+    os.chdir(ROOT)
+    study = Study(
+        work=options.work_dir,
+        distill_steps=options.distill_steps,
+        align_steps=options.align_steps,
+        finetune_steps=options.finetune_steps,
+        teacher_steps=options.teacher_steps,
+        scenes=options.scenes,
+    )
+    if not (study.work / "data" / "references.json").is_file():
+        held_out = max(2, study.scenes // 8)
+        make_data(study.work / "data", Sizes(train_scenes=study.scenes, heldout_scenes=held_out, general_images=100))
+    wanted = options.variants.split(",") if options.variants else [*MAIN, *ABLATIONS]
+    plan = [(name, seed) for seed in range(options.seeds) for name in wanted if name in MAIN]
+    plan += [(name, seed) for seed in range(options.ablation_seeds) for name in wanted if name in ABLATIONS]
+    scores: dict[str, dict[str, Any]] = {}
+    for name, seed in plan:
+        scores.setdefault(name, {})[str(seed)] = run_variant(study, name, seed)
+    result = {"sizes": {k: str(v) for k, v in vars(study).items() if k != "work"}, "scores": scores}
+    print(table(scores))
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(options.out, (json.dumps(result, indent=2) + "\n").encode())
+    return 0 if helps(scores) else 1
+
+
+def run_variant(study: Study, name: str, seed: int) -> dict[str, float]:
+    """Scores of a student on held-out scenes, after stages 1 and 2; made where they are not there yet."""
+    variant = (MAIN | ABLATIONS)[name]
+    home = study.work / f"seed-{seed}" / name.replace(" ", "-").replace(",", "")
+    kept = home / "scores.json"
+    if kept.is_file():
+        return json.loads(kept.read_text())
+    vision = "tiny-student"
+    if variant.distill is not None:
+        _stage("distill", home, study, seed, study.distill_steps, _distillation(study, variant))
+        vision = f"{home}/distill/model"
+    _stage("align", home, study, seed, study.align_steps, [f"model.vision={vision}"])
+    steps = study.finetune_steps + (study.distill_steps if variant.longer else 0)
+    _stage("finetune", home, study, seed, steps, [f"model.vlm={home}/align/model"])
+    answers, held_out = home / "predictions.json", str(study.work / "data" / "driving" / "val")
+    predict = [sys.executable, "-m", "trainer.evaluate", "predict", "--max-new-tokens", "200", "--data", held_out]
+    run_command([*predict, "--model", f"{home}/finetune/model", "--out", str(answers)])
+    references = read_references(study.work / "data" / "references.json")
+    scores = columns(score(references, read_submission(answers), NoJudge()))
+    write_atomically(kept, json.dumps(scores, indent=2).encode())
+    return scores
+
+
+def helps(scores: dict[str, dict[str, Any]]) -> bool:
+    """Whether the distilled student is the more accurate one in every seed; true where only one of them was run."""
+    rivals = [scores[name] for name in ("undistilled", "undistilled longer") if name in scores]
+    own = scores.get("distilled", {})
+    return all(own[seed]["accuracy"] > rival[seed]["accuracy"] for rival in rivals for seed in own)
+
+
+def table(scores: dict[str, dict[str, Any]]) -> str:
+    """Markdown: mean over seeds, and accuracy of each."""
+    lines = ["| | accuracy | object F1 | BLEU-4 | accuracy by seed |", "|---|---|---|---|---|"]
+    for name, by_seed in scores.items():
+        means = (statistics.fmean(own[c] for own in by_seed.values()) for c in ("accuracy", "object_f1", "bleu_4"))
+        each = ", ".join(f"{own['accuracy']:.3f}" for own in by_seed.values())
+        lines.append(f"| {name} | " + " | ".join(f"{mean:.3f}" for mean in means) + f" | {each} |")
+    return "\n".join(lines)
+
+
+def _stage(stage: str, home: Path, study: Study, seed: int, steps: int, more: Sequence[str]) -> None:
+    if (home / stage / "summary.json").is_file() and (home / stage / "model").is_dir():
+        return
+    own = [f"run_dir={home / stage}", f"seed={100 * seed + len(stage)}", f"steps={steps}", "checkpoint_every=0"]
+    train_stage(stage, [*own, "image_log_every=0", *_data(study), *more])
+
+
+def _data(study: Study) -> list[str]:
+    data = study.work / "data"
+    return [f"data.datasets.0.path={data}/driving/train", f"data.datasets.1.path={data}/general"]
+
+
+def _distillation(study: Study, variant: Variant) -> list[str]:
+    """Settings of a variant's distillation; makes its teacher or its cached targets where they are missing."""
+    assert variant.distill is not None
+    if variant.teacher is not None:
+        return [*variant.distill, f"model.teacher={_teacher(study, variant.teacher)}"]
+    if variant.top_k is None:
+        return list(variant.distill)
+    targets = study.work / f"targets-{variant.top_k}"
+    cached = [f"distill.codebook={study.work}/codebook.safetensors", f"distill.top_k={variant.top_k}"]
+    cached += [f"data.datasets.{i}.targets={targets}/{name}" for i, name in enumerate(("driving", "general"))]
+    make = [sys.executable, "-m", "data_shards", "teacher-targets", "--recipe", "trainer/recipes/demo_distill.yaml"]
+    run_command([*make, "--fit-codebook", *_data(study), *cached])
+    run_command([*make, *_data(study), *cached])
+    return [*variant.distill, *cached]
+
+
+def _teacher(study: Study, name: str) -> Path:
+    """A teacher tower of its own size, trained like that of `models/tiny` for fewer steps."""
+    directory = study.work / f"teacher-{name}"
+    if not (directory / "config.json").is_file():
+        width, layers = TEACHERS[name]
+        config = vision_config("tiny-teacher")
+        config.hidden_size, config.intermediate_size = width, 4 * width
+        config.num_hidden_layers, config.num_attention_heads = layers, width // 32
+        tiles = render_named_tiles(7, num_scenes=study.scenes, num_pictures=study.scenes // 2, image_width=400)
+        tower = train_teacher(tiles, steps=study.teacher_steps, batch=32, seed=7, report=lambda *_: None, config=config)
+        save_model(tower, directory)
+    return directory
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work-dir", type=Path, default=Path("runs/study"))
+    parser.add_argument("--seeds", type=int, default=3, help="of distilled and undistilled (default: 3)")
+    parser.add_argument("--ablation-seeds", type=int, default=1, help="of the ablations (default: 1)")
+    parser.add_argument("--variants", help="only these, by name, separated by commas")
+    parser.add_argument("--distill-steps", type=int, default=150)
+    parser.add_argument("--align-steps", type=int, default=60)
+    parser.add_argument("--finetune-steps", type=int, default=200)
+    parser.add_argument("--teacher-steps", type=int, default=300)
+    parser.add_argument("--scenes", type=int, default=200, help="of two frames each, for training")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
