@@ -33,7 +33,7 @@ from trainer.targets.teach import likeliest
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = (8, 32, 0)
-FRAMES = 12
+FRAMES = 8
 VIEW = ViewLayout(tile_size=112, max_tiles=1, thumbnail=False)
 
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work-dir", type=Path, default=Path("runs/bench/top_k_gap"))
-    parser.add_argument("--steps", type=int, default=40, help="of the student")
+    parser.add_argument("--steps", type=int, default=30, help="of the student")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args(arguments)
     os.chdir(ROOT)

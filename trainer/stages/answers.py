@@ -68,6 +68,7 @@ class AnswerTerm:
             template=chat_template(recipe),
             tokens_per_tile=image_tokens_per_tile(tower, self._config.downsample_ratio),
             loss_weight=recipe.loss_weight,
+            coordinate_weight=recipe.coordinate_weight,
         )
         self._attention = choose_backend(
             recipe.model.attention, compute_device(), dtype, vlm.model.model.language_model.config.head_dim

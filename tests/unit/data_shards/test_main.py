@@ -188,3 +188,14 @@ def test_ctrl_c_keeps_whole_shards_and_the_same_command_goes_on(tmp_path):
     assert subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False).returncode == 0
     assert len(frames_of(tmp_path / "x")) == 12
     assert {path: path.stat().st_ino for path in kept} == kept
+
+
+def test_teacher_targets_becomes_the_program_that_has_the_models(monkeypatch):
+    def execv(program, arguments):
+        raise RuntimeError(program, *arguments)
+
+    monkeypatch.setattr(os, "execv", execv)
+    with pytest.raises(RuntimeError) as caught:
+        run("teacher-targets", "--recipe", "r.yaml", "--part", "0/2")
+    expected = (sys.executable, "-m", "trainer.targets", "--recipe", "r.yaml", "--part", "0/2")
+    assert caught.value.args == (sys.executable, *expected)
