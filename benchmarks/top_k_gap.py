@@ -97,9 +97,10 @@ def _gaps(own: torch.Tensor, teacher: torch.Tensor) -> dict[str, Any]:
             losses["renormalised"] = renormalised_kl(logits, values, indices)
         for name, loss in losses.items():
             (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
+            cosine = cosine_similarity(gradient.double().flatten(), direction.double().flatten(), dim=0)
             found[f"k={k or 'all'} {name}"] = {
                 "loss_gap": round((loss.item() - full.item()) / full.item(), 5),
-                "gradient_cosine": round(cosine_similarity(gradient.flatten(), direction.flatten(), dim=0).item(), 5),
+                "gradient_cosine": round(cosine.item(), 5),
             }
     return found
 
