@@ -1,4 +1,4 @@
-"""The safetensors format: a file in, where each tensor's bytes lie out; and tensors in, the bytes of a file out.
+"""The safetensors format: a file in, where each tensor's bytes lie out; and names and shapes in, a header out.
 
 Eight bytes of header length, a JSON header of names, types, shapes and byte ranges, then the tensors' bytes without
 gaps (https://huggingface.co/docs/safetensors, "Format").
@@ -54,22 +54,22 @@ class TensorEntry:
     shape: tuple[int, ...]
 
 
-def file_blocks(tensors: Mapping[str, torch.Tensor]) -> list[bytes | memoryview]:
-    """The bytes of a file that holds these contiguous CPU tensors: its header, then views of the tensors' memory.
+def file_layout(entries: Mapping[str, TensorEntry]) -> tuple[bytes, list[str]]:
+    """What stands before the tensors of a file that is to hold `entries`, and their names in the order to be written.
 
     Wide types come first: each tensor then starts at a multiple of its element size, which mapped reads rely on.
     """
-    ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())
+    ordered = sorted(entries, key=lambda name: -entries[name].dtype.itemsize)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
-    for name, tensor in ordered:
-        end = start + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    for name in ordered:
+        entry = entries[name]
+        end = start + entry.size
+        header[name] = {"dtype": DTYPE_NAMES[entry.dtype], "shape": list(entry.shape), "data_offsets": [start, end]}
         start = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _LENGTH_BYTES)
-    views = [tensor.reshape(-1).view(torch.uint8).numpy().data for _, tensor in ordered]
-    return [len(text).to_bytes(_LENGTH_BYTES, "little"), text, *views]
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text, ordered
 
 
 def read_header(file: Path) -> dict[str, TensorEntry]:

@@ -1,16 +1,18 @@
 """Tensors by name in, safetensors files (one, or shards with an index) out; and such files in, single tensors out.
 
-Both sides hold little in memory: the writer one shard, the reader the tensor that is asked for. Files are read with
-plain reads, not mapped: pages of a mapped file would count as memory of the process.
+Both sides hold no more than one tensor in memory. A header stands before the tensors it describes, so those of a
+shard are gathered in an unnamed file, and copied behind it when the shard is full. Files are read with plain reads, not
+mapped: pages of a mapped file would count as memory of the process.
 """
 
 import json
 import math
 import os
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 import torch
 
@@ -18,7 +20,7 @@ from models.safetensors_format import (
     DTYPE_NAMES,
     TensorEntry,
     WeightsFileError,
-    file_blocks,
+    file_layout,
     parse_json,
     read_header,
     read_values,
@@ -29,6 +31,7 @@ __all__ = ["INDEX_FILE", "SINGLE_FILE", "ShardedReader", "ShardedWriter", "Weigh
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+_COPIED_BYTES = 1 << 24
 
 
 class ShardedWriter:
@@ -50,7 +53,8 @@ class ShardedWriter:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._limit = max_shard_bytes
-        self._shard: dict[str, torch.Tensor] = {}
+        self._gathered: IO[bytes] | None = None
+        self._shard: dict[str, TensorEntry] = {}
         self._shard_bytes = 0
         self._total_bytes = 0
         self._shard_of: dict[str, int] = {}
@@ -58,7 +62,7 @@ class ShardedWriter:
         self._closed = False
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Take a copy of `tensor`, from any device; the shard before it is written if it would pass the limit.
+        """Write `tensor`, from any device, to the disk; the shard before it is closed if it would pass the limit.
 
         Raises:
             WeightsFileError: a name that was added before, or a type that safetensors lacks.
@@ -74,7 +78,12 @@ class ShardedWriter:
         if self._shard and self._shard_bytes + size > self._limit:
             self._write_shard()
         self._shard_of[name] = len(self._parts)
-        self._shard[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        if self._gathered is None:
+            self._gathered = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115
+        self._gathered.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        self._shard[name] = TensorEntry(
+            file=self._directory, start=self._shard_bytes, size=size, dtype=tensor.dtype, shape=tuple(tensor.shape)
+        )
         self._shard_bytes += size
         self._total_bytes += size
 
@@ -101,11 +110,12 @@ class ShardedWriter:
             self._parts.append(partial)
             _write_synced(partial, [json.dumps(index, indent=2).encode()])
             self._parts[-1] = partial.rename(self._directory / INDEX_FILE)
+        self._close_gathered()
         self._closed = True
 
     def discard(self) -> None:
         """Remove all files written so far, and the directory if the writer made it and nothing else is in it."""
-        self._shard.clear()
+        self._close_gathered()
         self._closed = True
         for part in self._parts:
             part.unlink(missing_ok=True)
@@ -130,9 +140,25 @@ class ShardedWriter:
     def _write_shard(self) -> None:
         path = self._directory / f".model-{len(self._parts) + 1:05d}.{os.getpid()}.partial"
         self._parts.append(path)
-        _write_synced(path, file_blocks(self._shard))
+        _write_synced(path, self._blocks())
+        self._close_gathered()
         self._shard.clear()
         self._shard_bytes = 0
+
+    def _blocks(self) -> Iterator[bytes]:
+        """The bytes of a shard: its header, then the gathered tensors in the header's order."""
+        header, names = file_layout(self._shard)
+        yield header
+        assert self._gathered is not None, "a shard has at least one tensor"
+        for entry in map(self._shard.__getitem__, names):
+            self._gathered.seek(entry.start)
+            for done in range(0, entry.size, _COPIED_BYTES):
+                yield self._gathered.read(min(_COPIED_BYTES, entry.size - done))
+
+    def _close_gathered(self) -> None:
+        if self._gathered is not None:
+            self._gathered.close()
+            self._gathered = None
 
 
 class ShardedReader:

@@ -73,6 +73,12 @@ class Ranks:
         torch_dist.all_gather_object(values, value, group=self.control)
         return values
 
+    def collect(self, piece: torch.Tensor) -> list[torch.Tensor]:
+        """The tensors of all ranks, equally shaped and on `device()`, on the main rank; nothing on the others."""
+        received = [torch.empty_like(piece) for _ in range(self.world_size)] if self.is_main else None
+        torch_dist.gather(piece, received, dst=0)
+        return received or []
+
     def on_main(self, act: Callable[[], T]) -> T:
         """Run `act` on the main rank alone; its small result comes to all ranks.
 

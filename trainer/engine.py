@@ -5,7 +5,6 @@ The only importer of deepspeed, and only when an engine is made.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,8 @@ from trainer.ds_config import zero_stage
 from trainer.fragments import FragmentReader
 from trainer.optim import ParamGroup
 
+_PIECE = 1 << 23
+"""Elements of a part that are sent at a time."""
 
 class EngineError(RuntimeError):
     """DeepSpeed cannot do what was asked; the message says what to change."""
@@ -195,35 +196,28 @@ class Engine:
     def _shapes(self) -> dict[str, list[int]]:
         return engine_state.parameter_shapes(self._engine.module)
 
-    def gathered(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
-        """Within this context the whole parameters are readable on every rank."""
-        return _gathered(parameters)
 
-    def state_dict(self, module: nn.Module, *, keep: bool) -> dict[str, torch.Tensor]:
-        """Whole parameters and persistent buffers of a submodule on the CPU, gathered one by one.
+def whole_parameters(module: nn.Module, ranks: Ranks) -> Iterator[tuple[str, torch.Tensor | None]]:
+    """Parameters by name; to be taken on all ranks alike.
 
-        Args:
-            module: the engine's module, or part of it.
-            keep: False on ranks that only take part, which get an empty dictionary.
-        """
-        state = {name: value.cpu().clone() for name, value in whole_parameters(module) if keep}
-        if keep:
-            names = set(module.state_dict().keys())
-            state.update({n: b.detach().cpu().clone() for n, b in module.named_buffers() if n in names})
-        return state
-
-
-def whole_parameters(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters by name, each whole on every rank until the next is asked for; to be taken on all ranks alike."""
+    A partitioned one is whole on the CPU of the main rank and None on the others, which send their parts piece by piece
+    and hold no more than before.
+    """
     for name, parameter in module.named_parameters():
-        with _gathered([parameter]):
-            yield name, parameter.detach()
+        yield name, _joined(parameter, ranks) if hasattr(parameter, "ds_id") else parameter.detach()
 
 
-def _gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
-    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
-        return nullcontext()
-    return _import_deepspeed().zero.GatheredParameters(list(parameters))
+def _joined(parameter: Any, ranks: Ranks) -> torch.Tensor | None:
+    """The parts of a parameter, equally long but for the padding behind the last, in the order of the ranks."""
+    part = parameter.ds_tensor.detach()
+    whole: torch.Tensor | None = None
+    for start in range(0, part.numel(), _PIECE):
+        piece = part[start : start + _PIECE].to(ranks.device())
+        for rank, received in enumerate(ranks.collect(piece)):
+            if whole is None:
+                whole = torch.empty(ranks.world_size, part.numel(), dtype=part.dtype)
+            whole[rank, start : start + piece.numel()] = received
+    return None if whole is None else whole.view(-1)[: parameter.ds_numel].view(parameter.ds_shape)
 
 
 def _failed_to_build(error: BaseException | None) -> bool:

@@ -177,7 +177,7 @@ def write_model(
 ) -> None:
     """Write a stock model, partitioned or not, whole or not at all; called on all ranks.
 
-    Each rank holds its parts and one whole parameter, the main one also the shard being written.
+    Each rank holds its parts, the main one also one whole parameter.
 
     Args:
         model: part of what the engine trains.
@@ -202,12 +202,13 @@ def write_model(
 
     with ExitStack() as removal, ExitStack() as writing:
         ranks.on_main(begin)
-        for name, value in whole_parameters(model):
+        for name, value in whole_parameters(model, ranks):
             ranks.on_main(functools.partial(_add, writers, name, value))
         ranks.on_main(finish)
 
 
-def _add(writers: list[ModelWriter], name: str, value: torch.Tensor) -> None:
+def _add(writers: list[ModelWriter], name: str, value: torch.Tensor | None) -> None:
+    assert value is not None, "the main rank has every parameter whole"
     writers[0].add(name, value)
 
 
