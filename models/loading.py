@@ -26,6 +26,8 @@ M = TypeVar("M", bound=nn.Module)
 P = TypeVar("P", bound=PreTrainedModel)
 
 CONFIG = "config.json"
+HEAD = "lm_head.weight"
+"""Of a tied model it is no parameter of its own."""
 
 
 class ModelError(ValueError):
@@ -234,9 +236,12 @@ def _match(model: PreTrainedModel, reader: ShardedReader, path: Path) -> dict[st
     }
     found = "; ".join(f"{kind}: {', '.join(lines)}" for kind, lines in problems.items() if lines)
     if found:
+        hint = ""
+        if HEAD in problems["missing"]:
+            hint = " Without an output layer in the weights, tie_word_embeddings would have to be true: is it mis-set?"
         raise ModelError(
             f"{path}: weights do not fit {type(model).__name__} as {CONFIG} describes it: {found}; is the checkpoint "
-            "of another model, or its config.json?"
+            f"of another model, or its config.json?{hint}"
         )
     return keys | {tied: keys[name] for tied, name in ties.items()}
 

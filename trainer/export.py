@@ -18,11 +18,12 @@ from data_shards.chat import IMAGE_TOKEN
 from data_shards.tokenizer import TokenizerError, load_tokenizer
 from models.blanks import stored_vlm
 from models.convert import convert
+from models.convert.configs import EXTRAS
 from models.loading import Blank, model_architectures
 from models.projector import LinearProjectorVLM
 from models.vlm import tile_side
-from trainer.export_card import ExportFacts, model_card
-from trainer.export_processor import generation_config, remarks, write_processor
+from trainer.export_card import ExportFacts, Layout, model_card
+from trainer.export_processor import chat_fields, generation_config, remarks, write_processor
 from trainer.export_weights import num_parameters, size_in_bytes, write_weights
 from trainer.preprocessing import Preprocessing, read_preprocessing, write_preprocessing
 
@@ -68,7 +69,7 @@ def export(
     """
     shard_bytes = size_in_bytes(max_shard_size)
     model_dir = source / "model" if (source / "model").is_dir() else source
-    custom = _check_architecture(model_dir, allow_custom)
+    custom = _check_architecture(model_dir, allow_custom, to)
     _check_free(out_dir)
     parts = _read_parts(model_dir, recipe, custom=custom)
     chosen = getattr(torch, dtype) if dtype else None
@@ -98,8 +99,9 @@ class _Parts:
     recipe: Path | None
     summary: Path | None
     notes: list[str]
+    custom: bool
 
-    def card(self, title: str, *, stock: bool) -> str:
+    def card(self, title: str, layout: Layout) -> str:
         """The model card, once the weights are written."""
         model = self.blank.model
         facts = ExportFacts(
@@ -110,7 +112,7 @@ class _Parts:
             remarks=self.notes,
             recipe=self.recipe,
             summary=self.summary,
-            stock=stock,
+            layout=layout,
         )
         return model_card(facts)
 
@@ -126,14 +128,18 @@ def _read_parts(model_dir: Path, recipe: Path | None, *, custom: bool) -> _Parts
         recipe=recipe or _beside(model_dir, "recipe.yaml"),
         summary=_beside(model_dir, "summary.json"),
         notes=remarks(settings, custom=custom),
+        custom=custom,
     )
 
 
 def _write(directory: Path, parts: _Parts, title: str, dtype: torch.dtype | None, shard_bytes: int) -> Path:
+    setattr(parts.blank.model.config, EXTRAS, chat_fields(parts.settings))
     generation = generation_config(parts.tokenizer)
     write_weights(parts.blank, directory, generation, dtype=dtype, max_shard_bytes=shard_bytes)
     write_processor(directory, parts.tokenizer, parts.settings, parts.blank.model.config.image_seq_length)
-    (directory / "README.md").write_text(parts.card(title, stock=True), encoding="utf-8")
+    (directory / "README.md").write_text(
+        parts.card(title, "custom" if parts.custom else "transformers"), encoding="utf-8"
+    )
     return directory
 
 
@@ -141,7 +147,7 @@ def _to_opengvlab(stock: Path, parts: _Parts, title: str, shard_bytes: int) -> P
     directory = stock.with_name("opengvlab")
     parts.notes.extend(convert(stock, directory, to="opengvlab", max_shard_bytes=shard_bytes))
     write_preprocessing(parts.settings, directory)
-    (directory / "README.md").write_text(parts.card(title, stock=False), encoding="utf-8")
+    (directory / "README.md").write_text(parts.card(title, "opengvlab"), encoding="utf-8")
     return directory
 
 
@@ -151,7 +157,7 @@ def _beside(model_dir: Path, name: str) -> Path | None:
     return file if model_dir.name == "model" and file.is_file() else None
 
 
-def _check_architecture(model_dir: Path, allow_custom: bool) -> bool:
+def _check_architecture(model_dir: Path, allow_custom: bool, to: str) -> bool:
     """Whether the model has a projector of this project's own."""
     names = model_architectures(model_dir)
     if names == [InternVLVisionModel.__name__]:
@@ -160,6 +166,11 @@ def _check_architecture(model_dir: Path, allow_custom: bool) -> bool:
             "stages align and finetune on it and export their run"
         )
     custom = names == [LinearProjectorVLM.__name__]
+    if custom and to == "opengvlab":
+        raise ExportError(
+            f"{model_dir}: got the `linear` projector, expected `mlp`: OpenGVLab's has two linear layers, and one "
+            "layer cannot be written as two with a GELU between; leave --to out, or train with model.projector=mlp"
+        )
     if custom and not allow_custom:
         raise ExportError(
             f"{model_dir}: got the `linear` projector, expected `mlp`, the only one that stock transformers knows; "
@@ -241,8 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for note in notes:
         print(f"note: {note}")
-    how = "load it with AutoModelForImageTextToText.from_pretrained" if args.to == "transformers" else "see README.md"
-    print(f"{args.out_dir}: written; {how}")
+    print(f"{args.out_dir}: written; its README.md says how to load it")
     return 0
 
 

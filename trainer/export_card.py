@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
 
 from data_shards.coords import DRIVELM, CoordinateFormat, model_text
 from data_shards.dataset_file import DATASET_FILE, read_dataset_file
@@ -18,10 +20,17 @@ _PROCESSOR = (
     "InternVL with still images, which needs no torchvision. Where torchvision is installed, transformers resizes with "
     'it, and pixels differ slightly; `AutoImageProcessor.from_pretrained(".", backend="pil")` gives those of Pillow.'
 )
+_CUSTOM = (
+    "Stock `transformers` does not know its `linear` projector: load it with `models.vlm.load_vlm` of the project that "
+    "trained it."
+)
 _OPENGVLAB = (
     "Weights and configuration are in the layout of OpenGVLab's checkpoints, for programs made for those, which bring "
     "their own model code. `python -m models.convert` turns them into transformers' layout."
 )
+_ELSEWHERE: Mapping[str, str] = MappingProxyType({"opengvlab": _OPENGVLAB, "custom": _CUSTOM})
+
+Layout = Literal["transformers", "opengvlab", "custom"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +45,7 @@ class ExportFacts:
         remarks: where stock preprocessing differs from that.
         recipe: the recipe it was trained with, if it is at hand.
         summary: the run's summary.json, if it is at hand.
-        stock: in transformers' layout, not in OpenGVLab's.
+        layout: `transformers`; `opengvlab`; or `custom`, which is transformers' with the `linear` projector.
     """
 
     title: str
@@ -46,7 +55,7 @@ class ExportFacts:
     remarks: Sequence[str]
     recipe: Path | None = None
     summary: Path | None = None
-    stock: bool = True
+    layout: Layout = "transformers"
 
 
 def model_card(facts: ExportFacts) -> str:
@@ -63,7 +72,7 @@ def model_card(facts: ExportFacts) -> str:
         f"# {facts.title}",
         f"InternVL architecture, {facts.num_parameters:,} parameters, {facts.dtype}; no code in this directory.",
         "## Use",
-        *(_use(facts.settings.view) if facts.stock else [_OPENGVLAB]),
+        *(_use(facts.settings.view) if facts.layout == "transformers" else [_ELSEWHERE[facts.layout]]),
         "## Preprocessing",
         _preprocessing(facts.settings),
         *(f"- Note: {remark}." for remark in facts.remarks),

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedTokenizerFast
@@ -12,6 +13,9 @@ from transformers.models.qianfan_ocr.processing_qianfan_ocr import QianfanOCRPro
 from data_shards.chat import IMAGE_TOKEN, STOP
 from models.vision import IMAGE_MEAN, IMAGE_STD
 from trainer.preprocessing import Preprocessing, write_preprocessing
+
+OPENGVLAB_TEMPLATES: Mapping[str, str] = MappingProxyType({"internlm2-chat": "internlm2-chat", "chatml": "internvl2_5"})
+"""Chat templates by OpenGVLab's names."""
 
 
 def write_processor(
@@ -47,6 +51,19 @@ def generation_config(tokenizer: PreTrainedTokenizerFast) -> GenerationConfig:
         pad_token_id=tokenizer.pad_token_id,
         do_sample=False,
     )
+
+
+def chat_fields(settings: Preprocessing) -> dict[str, Any]:
+    """The same settings as OpenGVLab's config.json spells them; transformers' config.json keeps them in one field."""
+    view = settings.view
+    return {
+        "template": OPENGVLAB_TEMPLATES[settings.template],
+        "dynamic_image_size": view.dynamic_resolution,
+        "use_thumbnail": view.thumbnail,
+        "min_dynamic_patch": 1,
+        "max_dynamic_patch": view.max_tiles,
+        "pad2square": False,
+    }
 
 
 def image_processor(settings: Preprocessing) -> GotOcr2ImageProcessorPil:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import InternVLVisionModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from data_shards.tokenizer import TokenizerError, load_tokenizer
+from data_shards.tokenizer import APPENDED_SPECIALS, TokenizerError, load_tokenizer
 from models.blanks import drawn_language, drawn_vision, stored_language, stored_vision
 from models.loading import Blank
 from models.presets import TEXT_PRESETS, VISION_PRESETS, text_config, vision_config
@@ -49,12 +49,19 @@ def tokenizer_from(field: str, name: str) -> PreTrainedTokenizerFast:
     """A fast tokenizer from a directory.
 
     Raises:
-        StageError: no tokenizer there.
+        StageError: no tokenizer there, or one without the tokens that prompts are written with.
     """
     try:
-        return load_tokenizer(Path(name))
+        tokenizer = load_tokenizer(Path(name))
     except TokenizerError as error:
         raise StageError(f"{field}: {error}") from error
+    absent = [token for token in APPENDED_SPECIALS if token not in tokenizer.get_vocab()]
+    if absent:
+        raise StageError(
+            f"{field}: got {name}, whose tokenizer lacks {', '.join(absent)}, expected one with InternVL's tokens; "
+            "copy the tokenizer files that belong to the checkpoint, added_tokens.json included"
+        )
+    return tokenizer
 
 
 def model_directory(field: str, name: str, presets: Mapping[str, object] | None = None) -> Path:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
-from data_shards.chat import ChatTemplate, chatml, internlm2_chat
+from data_shards.chat import IMAGE_TOKEN, ChatTemplate, chatml, internlm2_chat
 from data_shards.collate import Batch
 from data_shards.cost import CostModel
 from data_shards.loader import TextSettings
@@ -183,8 +183,10 @@ def _check_fit(recipe: Recipe, vlm: InternVLForConditionalGeneration, tokenizer:
         raise StageError(
             f"data.view.tile_size: got {recipe.data.view.tile_size}, expected {side[0]}, the tile of the vision tower"
         )
-    if len(tokenizer) > vocabulary:
+    image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    if len(tokenizer) != vocabulary or image_token != vlm.config.image_token_id:
         raise StageError(
-            f"model.tokenizer: got {len(tokenizer)} tokens, expected at most the language model's vocabulary of "
-            f"{vocabulary}; give the tokenizer the language model was trained with"
+            f"model.tokenizer: got {len(tokenizer)} tokens with {IMAGE_TOKEN} = {image_token}, expected {vocabulary}, "
+            f"as many as the language model's embedding has rows, with {IMAGE_TOKEN} = {vlm.config.image_token_id}; "
+            "give the tokenizer the language model was trained with"
         )

@@ -147,6 +147,8 @@ def test_the_layout_of_opengvlab_goes_back_to_the_same_weights(run_dir, exported
     assert any("copied as they are" in note for note in notes)
     config = json.loads((tmp_path / "theirs" / "config.json").read_text())
     assert config["llm_config"]["vocab_size"] == 305
+    shown = {name: config[name] for name in ("template", "dynamic_image_size", "use_thumbnail", "max_dynamic_patch")}
+    assert list(shown.values()) == ["internlm2-chat", True, True, 4]
     card = (tmp_path / "theirs" / "README.md").read_text()
     assert "models.convert" in card
     assert "pipeline(" not in card
@@ -186,9 +188,14 @@ def test_the_linear_projector_needs_leave(tmp_path):
     run_dir = make_run(tmp_path / "run", projector="linear")
     with pytest.raises(ExportError, match="--allow-custom"):
         export(run_dir, tmp_path / "export")
+    with pytest.raises(ExportError, match="one layer cannot be written as two"):
+        export(run_dir, tmp_path / "export", allow_custom=True, to="opengvlab")
     remarks = export(run_dir, tmp_path / "export", allow_custom=True)
     assert ["load_vlm" in remark for remark in remarks] == [True]
     load_vlm(tmp_path / "export")
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert "models.vlm.load_vlm" in card
+    assert "pipeline(" not in card
 
 
 def test_what_stock_preprocessing_does_otherwise_is_said(tmp_path):
@@ -264,6 +271,6 @@ def test_settings_of_another_model_are_refused(tmp_path):
 
 def test_command_line_gives_status_and_message(run_dir, tmp_path, capsys):
     assert main([str(run_dir), str(tmp_path / "export")]) == 0
-    assert "AutoModelForImageTextToText" in capsys.readouterr().out
+    assert "export: written; its README.md says how to load it" in capsys.readouterr().out
     assert main([str(run_dir), str(tmp_path / "export")]) == 2
     assert "path in use" in capsys.readouterr().err

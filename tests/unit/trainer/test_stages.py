@@ -193,6 +193,6 @@ def test_former_run_that_did_not_reach_its_end_is_recognised(world, tmp_path):
         _make(world, "finetune", model={"vlm": str(tmp_path / "model")})
 
 
-def test_tokenizer_that_is_too_large_is_refused(world):
+def test_a_tokenizer_that_is_not_there_is_refused(world):
     with pytest.raises(StageError, match=r"model\.tokenizer"):
         _make(world, "align", model={"tokenizer": "nowhere"})
