@@ -33,6 +33,7 @@ def write_processor(
     # InternVLProcessor takes every video token of a prompt for a video: it must not be the image token.
     tokenizer.video_token = tokenizer.unk_token
     tokenizer.save_pretrained(directory)
+    _name_for_all_versions(directory / "tokenizer_config.json")
     image_processor(settings).save_pretrained(directory)
     processor: Mapping[str, Any] = {
         "processor_class": QianfanOCRProcessor.__name__,
@@ -41,6 +42,13 @@ def write_processor(
     }
     (directory / "processor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
     write_preprocessing(settings, directory)
+
+
+def _name_for_all_versions(file: Path) -> None:
+    """Give the tokenizer's class the name that transformers 4 knows too, and drop how it was loaded here."""
+    settings = json.loads(file.read_text())
+    kept = {name: value for name, value in settings.items() if name not in ("backend", "is_local", "local_files_only")}
+    file.write_text(json.dumps(kept | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n")
 
 
 def generation_config(tokenizer: PreTrainedTokenizerFast) -> GenerationConfig:

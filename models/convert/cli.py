@@ -1,6 +1,7 @@
 """Arguments of `python -m models.convert` in, an exit status out: 0 done, 1 failure, 2 wrong usage or bad input."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,12 @@ FAILURE, WRONG_USAGE = 1, 2
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Convert one checkpoint; problems go to standard error as one message, never as a traceback."""
+    """Convert one checkpoint; problems go to standard error as one message, never as a traceback.
+
+    SIGINT and SIGTERM stop it, and what it has written so far is removed.
+    """
     options = _parser().parse_args(arguments)
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         remarks = convert(options.source, options.out_dir, to=options.to, allow_pickle=options.allow_pickle)
     except (ConvertError, WeightsFileError) as error:
@@ -26,6 +31,8 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return FAILURE
+    finally:
+        signal.signal(signal.SIGTERM, former)
     for remark in remarks:
         print(f"remark: {remark}")
     print(f"{options.out_dir}: written in {options.to} layout")

@@ -1,6 +1,8 @@
 """What the converter refuses: each problem by name, on the command line with status 2, and with nothing written."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from transformers import LlamaConfig
 from models.convert import ConvertError, convert
 from models.convert.cli import main
 from models.presets import vlm_preset
-from models.sharded_safetensors import INDEX_FILE
+from models.sharded_safetensors import INDEX_FILE, ShardedWriter
 from models.vlm import build_vlm, save_model
 from tests.helpers.checkpoints import copied, refusal, write_checkpoints
 
@@ -213,6 +215,16 @@ def test_a_failure_while_writing_leaves_nothing(checkpoints, tmp_path, monkeypat
     assert main([str(checkpoints / "chat"), str(tmp_path / "dst")]) == 1
     assert "failed: [Errno 28] No space left on device" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing(checkpoints, tmp_path, monkeypatch, capsys, number):
+    before = signal.getsignal(number)
+    monkeypatch.setattr(ShardedWriter, "close", lambda self: os.kill(os.getpid(), number))
+    assert main([str(checkpoints / "chat"), str(tmp_path / "dst")]) == 1
+    assert "stopped; nothing was written" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(number) is before
 
 
 def test_the_command_says_what_it_wrote(checkpoints, tmp_path, capsys):

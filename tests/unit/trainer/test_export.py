@@ -110,6 +110,9 @@ def test_stock_processor_and_generation_answer_as_the_trainer_does(exported, siz
 def test_image_token_text_is_what_the_stock_processor_expands(exported):
     tokenizer = AutoTokenizer.from_pretrained(exported)
     assert tokenizer.context_image_token == IMAGE_TOKEN
+    written = json.loads((exported / "tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert not {"local_files_only", "is_local"} & written.keys()
     assert (tokenizer.start_image_token, tokenizer.end_image_token) == (IMAGE_START, IMAGE_END)
     model = AutoModelForImageTextToText.from_pretrained(exported)
     assert tokenizer.context_image_token_id == model.config.image_token_id
