@@ -89,13 +89,14 @@ def _measure(preset: str, scratch: Path, ranks: int) -> dict[str, Any]:
 
 
 def _make(preset: str, directory: Path) -> None:
-    """OpenGVLab's files, with normal deviates for weights, one tensor at a time."""
+    """OpenGVLab's files, with random bits for weights, one tensor at a time."""
     config = vlm_preset(preset, vocab_size=INTERNVL_VOCABULARY, image_token_id=INTERNVL_IMAGE_TOKEN)
     generator = torch.Generator().manual_seed(1)
     with ShardedWriter(directory) as writer:
         for step in steps_between(config, to="opengvlab"):
             for name, shape in step.targets.items():
-                writer.add(name, torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02, generator=generator))
+                bits = torch.empty(shape, dtype=torch.int16).random_(-(2**15), 2**15, generator=generator)
+                writer.add(name, bits.view(torch.bfloat16))
     values = chat_json(config, directory / "config.json") | {"torch_dtype": "bfloat16"}
     (directory / "config.json").write_text(json.dumps(values))
     write_tokenizer(directory, INTERNVL_VOCABULARY)

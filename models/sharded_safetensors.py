@@ -110,7 +110,6 @@ class ShardedWriter:
             self._parts.append(partial)
             _write_synced(partial, [json.dumps(index, indent=2).encode()])
             self._parts[-1] = partial.rename(self._directory / INDEX_FILE)
-        self._close_gathered()
         self._closed = True
 
     def discard(self) -> None:

@@ -99,6 +99,11 @@ def resolve(
         f'{config_path}: {place} is "auto", but nothing in {recipe_path} sets it; give a value'
         for place in _autos(resolved)
     ]
+    if resolved.get("zero_optimization", {}).get("offload_param", {}).get("device") == "nvme":
+        problems.append(
+            f"{config_path}: zero_optimization.offload_param.device is nvme, expected cpu or none: a model is written "
+            "from parameters in memory"
+        )
     if problems:
         raise ConfigError("\n".join(problems))
     return resolved

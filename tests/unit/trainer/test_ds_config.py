@@ -96,3 +96,10 @@ def test_a_misspelt_section_is_refused_with_the_nearest_name(recipe):
     with pytest.raises(ConfigError, match="unknown section 'zero_optimisation'; did you mean 'zero_optimization'"):
         _resolve({"zero_optimisation": {"stage": 3}}, recipe)
     assert "aio" in _resolve({"aio": {}}, recipe)
+
+
+def test_parameters_on_nvme_are_refused(recipe):
+    zero = {"stage": 3, "offload_param": {"device": "nvme"}}
+    with pytest.raises(ConfigError, match=r"offload_param\.device is nvme, expected cpu or none"):
+        _resolve({"zero_optimization": zero}, recipe)
+    _resolve({"zero_optimization": zero | {"offload_param": {"device": "cpu"}}}, recipe)

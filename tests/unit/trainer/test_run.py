@@ -62,3 +62,11 @@ def test_missing_shards_are_a_usage_error_that_names_the_directory(world, capsys
 def test_committed_recipes_are_valid(stage):
     recipe, _ = load_recipe(ROOT / "trainer" / "recipes" / f"demo_{stage}.yaml")
     assert recipe.stage == stage
+
+
+def test_the_attention_backend_is_announced_and_one_that_does_not_work_here_is_refused(world, capsys):
+    recipe = write_recipe(world, "distill", world / "attention")
+    assert _main("--recipe", recipe, "--dry-run") == 0
+    assert "attention: sdpa (masked SDPA; vision: sdpa) on cpu" in capsys.readouterr().out
+    assert _main("--recipe", recipe, "--dry-run", "model.attention=varlen") == 2
+    assert "attention: got 'varlen', expected one of auto, sdpa here" in capsys.readouterr().err
