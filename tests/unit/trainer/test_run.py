@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.helpers.paths import ROOT
@@ -64,6 +65,7 @@ def test_committed_recipes_are_valid(stage):
     assert recipe.stage == stage
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing where there is no GPU")
 def test_the_attention_backend_is_announced_and_one_that_does_not_work_here_is_refused(world, capsys):
     recipe = write_recipe(world, "distill", world / "attention")
     assert _main("--recipe", recipe, "--dry-run") == 0
