@@ -60,21 +60,20 @@ def _more_layers(directory: Path) -> None:
     _set(directory, text_config=text | {"num_hidden_layers": 5})
 
 
-def _other_rows(rows: int) -> Callable[[Path], None]:
-    def save(directory: Path) -> None:
-        _save_vlm(directory, load_tokenizer(directory), rows=rows)
-
-    return save
-
-
 SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated": (_cut, r"model\.safetensors: got \d+ bytes, expected \d+; the file is truncated"),
     "disagreeing": (_more_layers, r"missing: model\.language_model\.layers\.4\.input_layernorm\.weight, .*; is the"),
     "tied": (lambda d: _set(d, tie_word_embeddings=True), "field 'tie_word_embeddings': got true, expected false"),
     "headless": (lambda d: _drop(d, "language_model.lm_head.weight"), "tie_word_embeddings would have to be true"),
     "foreign": (lambda d: _set(d, architectures=["Qwen2ForCausalLM"]), r"'architectures': got \['Qwen2ForCausalLM'\]"),
-    "small-tokenizer": (_other_rows(7), r"got a? ?(tokenizer of )?517 tokens .*expected 524, as many as the"),
-    "large-tokenizer": (_other_rows(-2), r"got a? ?(tokenizer of )?517 tokens .*expected 515, as many as the"),
+    "small-tokenizer": (
+        lambda d: _save_vlm(d, load_tokenizer(d), rows=7),
+        r"got a? ?(tokenizer of )?517 tokens .*expected 524, as many as the",
+    ),
+    "large-tokenizer": (
+        lambda d: _save_vlm(d, load_tokenizer(d), rows=-2, image_token=-9),
+        r"got a? ?(tokenizer of )?517 tokens .*expected 515, as many as the",
+    ),
     "other-image-token": (
         lambda d: _save_vlm(d, load_tokenizer(d), image_token=-1),
         f"with {IMAGE_TOKEN} = 516, expected 517, .* with {IMAGE_TOKEN} = 515",
