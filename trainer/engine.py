@@ -21,6 +21,7 @@ from trainer.optim import ParamGroup
 _PIECE = 1 << 23
 """Elements of a part that are sent at a time."""
 
+
 class EngineError(RuntimeError):
     """DeepSpeed cannot do what was asked; the message says what to change."""
 

@@ -69,8 +69,9 @@ def dump(engine: Engine) -> Dump:
         else:
             state = engine._engine.optimizer.state[parameter]
             whole |= {f"{name} fp32": parameter.detach(), **{f"{name} {k}": v for k, v in state.items() if k != "step"}}
-    for name, value in engine.state_dict(engine.module, keep=True).items():
-        whole[f"{name} model"] = value
+    for name, parameter in engine.module.named_parameters():
+        with importlib.import_module("deepspeed").zero.GatheredParameters([parameter]):
+            whole[f"{name} model"] = parameter.detach().clone()
     return {name: value.clone() for name, value in whole.items()}
 
 
