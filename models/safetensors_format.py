@@ -1,4 +1,4 @@
-"""The safetensors format: a file in, where each tensor's bytes lie out; and names and shapes in, a header out.
+"""The safetensors format: a file in, where each tensor's bytes lie out; and tensors in, the bytes of a file out.
 
 Eight bytes of header length, a JSON header of names, types, shapes and byte ranges, then the tensors' bytes without
 gaps (https://huggingface.co/docs/safetensors, "Format").
@@ -54,18 +54,24 @@ class TensorEntry:
     shape: tuple[int, ...]
 
 
-def file_layout(entries: Mapping[str, TensorEntry]) -> tuple[bytes, list[str]]:
-    """What stands before the tensors of a file that is to hold `entries`, and their names in the order to be written.
+def file_blocks(tensors: Mapping[str, torch.Tensor]) -> list[bytes | memoryview]:
+    """The bytes of a file that holds these contiguous CPU tensors: its header, then views of the tensors' memory."""
+    header, names = file_layout({name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
+    return [header, *(tensors[name].reshape(-1).view(torch.uint8).numpy().data for name in names)]
+
+
+def file_layout(kinds: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> tuple[bytes, list[str]]:
+    """What stands before the tensors of these types and shapes in a file, and their names in the order to be written.
 
     Wide types come first: each tensor then starts at a multiple of its element size, which mapped reads rely on.
     """
-    ordered = sorted(entries, key=lambda name: -entries[name].dtype.itemsize)
+    ordered = sorted(kinds, key=lambda name: -kinds[name][0].itemsize)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
     for name in ordered:
-        entry = entries[name]
-        end = start + entry.size
-        header[name] = {"dtype": DTYPE_NAMES[entry.dtype], "shape": list(entry.shape), "data_offsets": [start, end]}
+        dtype, shape = kinds[name]
+        end = start + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
         start = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _LENGTH_BYTES)

@@ -146,7 +146,7 @@ class ShardedWriter:
 
     def _blocks(self) -> Iterator[bytes]:
         """The bytes of a shard: its header, then the gathered tensors in the header's order."""
-        header, names = file_layout(self._shard)
+        header, names = file_layout({name: (entry.dtype, entry.shape) for name, entry in self._shard.items()})
         yield header
         assert self._gathered is not None, "a shard has at least one tensor"
         for entry in map(self._shard.__getitem__, names):
