@@ -1,5 +1,7 @@
 """Multiple choice as DriveLM does it: a question and its answer in, the question with four options and a letter out."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 MOTIONS = ("Going ahead.", "Turn right.", "Turn left.", "Stopped.", "Back up.", "Reverse parking.", "Drive backward.")
@@ -18,19 +20,20 @@ BEHAVIOURS = (
 LETTERS = "ABCD"
 
 
-def multiple_choice(question: str, answer: str, rng: np.random.Generator) -> tuple[str, str]:
+def multiple_choice(question: str, answer: str, rng: np.random.Generator, pool: Sequence[str] = ()) -> tuple[str, str]:
     """Append four shuffled options, three of them drawn from the motions or the behaviours.
 
     Args:
         question: DriveLM question whose answer is a motion or a behaviour of the ego vehicle.
         answer: the right option's text.
         rng: draws the distractors and the order.
+        pool: options to draw from instead of DriveLM's.
 
     Returns:
         The question with its options, and the letter of the right one.
     """
-    pool = BEHAVIOURS if answer.startswith("The ego vehicle") else MOTIONS
-    distractors = [option for option in pool if option != answer]
+    published = BEHAVIOURS if answer.startswith("The ego vehicle") else MOTIONS
+    distractors = [option for option in pool or published if option != answer]
     chosen = [distractors[i] for i in rng.choice(len(distractors), size=len(LETTERS) - 1, replace=False)]
     options = [*chosen, answer]
     order = rng.permutation(len(options))

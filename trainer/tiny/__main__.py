@@ -32,6 +32,7 @@ LANGUAGE_SITTINGS = (
         Round(steps=1400, peak=1.5e-3, listing_odds=8.0),
     ),
     (Round(steps=1000, peak=1.5e-3, listing_odds=12.0),),
+    (Round(steps=800, peak=1e-3, listing_odds=6.0),),
 )
 """Rounds of the language model's training; each sitting ends with a file from which the next one starts."""
 

@@ -8,9 +8,10 @@ import numpy as np
 from data_shards.schema import RawFrame
 from data_shards.sources.synthetic.driver import important_objects, seen_objects
 from data_shards.sources.synthetic.general import draw_picture, make_picture, picture_questions
+from data_shards.sources.synthetic.objects import Scene
 from data_shards.sources.synthetic.questions import key_object_infos, scene_questions
 from data_shards.sources.synthetic.render import render_scene
-from data_shards.sources.synthetic.world import Scene, advance, make_scene
+from data_shards.sources.synthetic.world import advance, make_scene
 
 _SECONDS_BETWEEN_FRAMES = 0.8
 

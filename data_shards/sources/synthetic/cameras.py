@@ -50,6 +50,17 @@ class Camera:
         clipped = _clip_near(self.to_camera(points))
         return self.to_pixels(clipped) if len(clipped) else np.empty((0, 2))
 
+    def project_polygons(self, polygons: np.ndarray) -> list[np.ndarray]:
+        """Ego polygons [P, N, 3] to one array of pixels [M, 2] each, as `project_polygon` gives them."""
+        local = self.to_camera(polygons.reshape(-1, 3)).reshape(polygons.shape)
+        in_front = local[..., 2] >= NEAR_PLANE
+        whole, hidden = in_front.all(axis=1), ~in_front.any(axis=1)
+        pixels = iter(self.to_pixels(local[whole].reshape(-1, 3)).reshape(-1, polygons.shape[1], 2))
+        return [
+            next(pixels) if whole[i] else np.empty((0, 2)) if hidden[i] else self.to_pixels(_clip_near(local[i]))
+            for i in range(len(polygons))
+        ]
+
     def project_point(self, point: np.ndarray) -> tuple[float, float] | None:
         """Pixel of an ego point [3], or None where it is behind the camera or outside the view."""
         local = self.to_camera(np.asarray(point)[None])

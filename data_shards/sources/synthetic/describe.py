@@ -9,8 +9,8 @@ import numpy as np
 
 from data_shards.schema import CAMERAS, VIEW_SIZE
 from data_shards.sources.synthetic.cameras import RIG
-from data_shards.sources.synthetic.render import object_box
-from data_shards.sources.synthetic.world import NEAR_DISTANCES, Scene, WorldObject
+from data_shards.sources.synthetic.objects import NEAR_DISTANCES, Scene, WorldObject
+from data_shards.sources.synthetic.visibility import object_box
 
 _STATUS_WORDS = {"Going ahead": "going", "Stopped": "stopped", "Turn left": "left", "Turn right": "right"}
 

@@ -6,8 +6,8 @@ Scene in, plain facts out; `questions` puts them into DriveLM's words.
 from dataclasses import dataclass
 
 from data_shards.sources.synthetic.cameras import RIG
-from data_shards.sources.synthetic.render import object_box
-from data_shards.sources.synthetic.world import NEAR_DISTANCES, Scene, WorldObject, main_camera, road_offset
+from data_shards.sources.synthetic.objects import NEAR_DISTANCES, Scene, WorldObject, road_offset
+from data_shards.sources.synthetic.visibility import main_camera, object_box
 
 DIRECTIONS = {
     "CAM_FRONT": "front",
@@ -38,8 +38,7 @@ class SeenObject:
 
     @property
     def name(self) -> str:
-        """Such as `red car`."""
-        return f"{self.item.colour} {self.item.kind.name}"
+        return self.item.name
 
     def tag(self, number: int) -> str:
         """DriveLM's object tag, `<c1,CAM_FRONT,836.3,398.3>`."""
@@ -60,6 +59,13 @@ def seen_objects(scene: Scene) -> list[SeenObject]:
     return sorted(seen, key=lambda entry: (order.index(entry.camera), entry.centre[0]))
 
 
+def objects_in_view(scene: Scene, camera: str) -> list[WorldObject]:
+    """Every object that a view shows, from left to right; one at a border is in two views."""
+    boxes = [(object_box(item, RIG[camera]), item) for item in scene.objects]
+    shown = [(box[0] + box[2], item) for box, item in boxes if box is not None]
+    return [item for _, item in sorted(shown, key=lambda pair: pair[0])]
+
+
 def important_objects(seen: list[SeenObject]) -> list[SeenObject]:
     """Those near enough to matter for driving."""
     return [entry for entry in seen if entry.item.distance <= NEAR_DISTANCES[1] + 0.5]
@@ -78,9 +84,9 @@ def traffic_light(seen: list[SeenObject]) -> SeenObject | None:
 
 @dataclass(frozen=True)
 class Driving:
-    """Right behaviour in a scene: `speed` is `not moving`, `slowly` or `normal`; `steering` the road's direction."""
+    """Right behaviour in a scene: `speed` is `not moving`, `slowly` or `normal`; `road` is where the road goes."""
 
-    steering: str
+    road: str
     speed: str
     reason: str
 
@@ -98,5 +104,5 @@ def right_driving(scene: Scene, seen: list[SeenObject]) -> Driving:
     if light is not None and light.item.colour == "yellow":
         return Driving(scene.road, "slowly", "to follow the traffic rules")
     if scene.weather in ("rainy", "night"):
-        return Driving(scene.road, "slowly", "because it is hard to see")
-    return Driving(scene.road, "normal", "because the road is clear")
+        return Driving(scene.road, "slowly", "that it is hard to see")
+    return Driving(scene.road, "normal", "that the road is clear")

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data_shards.schema import Question
 from data_shards.sources.synthetic.describe import Cell
-from data_shards.sources.synthetic.world import COLOURS
+from data_shards.sources.synthetic.objects import COLOURS
 
 SHAPES = ("circle", "square", "triangle")
 _PLACES = {

@@ -5,13 +5,15 @@ legs apart on a walking pedestrian, rain streaks, a dark sky at night.
 """
 
 import io
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from data_shards.schema import CAMERAS, VIEW_SIZE
 from data_shards.sources.synthetic.cameras import RIG, Camera
-from data_shards.sources.synthetic.world import COLOURS, Scene, WorldObject, road_offset
+from data_shards.sources.synthetic.objects import COLOURS, Scene, WorldObject, road_offset
+from data_shards.sources.synthetic.visibility import amber_lamp, object_box, part_of_face, visible_faces, whole_box
 
 Colour = tuple[int, int, int]
 
@@ -30,9 +32,6 @@ _BRAKE: Colour = (255, 0, 60)
 _GLASS: Colour = (70, 90, 110)
 _TYRE: Colour = (15, 15, 15)
 _SKIN: Colour = (225, 180, 150)
-
-_FACES = {"front": (3, 0, 4, 7), "left": (0, 1, 5, 4), "back": (1, 2, 6, 5), "right": (2, 3, 7, 6)}
-"""Vertical faces of `WorldObject.corners`, seen from outside: bottom left, bottom right, top right, top left."""
 
 
 class _Canvas:
@@ -82,17 +81,6 @@ def render_scene(scene: Scene, rng: np.random.Generator, *, width: int = 1600, q
     return {name: _encode(_render_view(scene, RIG[name], rng, width), quality) for name in CAMERAS}
 
 
-def object_box(item: WorldObject, camera: Camera) -> tuple[float, float, float, float] | None:
-    """Bounding box (x1, y1, x2, y2) in pixels of the 1600x900 view, clipped to it; None where it is not visible."""
-    corners = camera.to_camera(item.corners())
-    if corners[:, 2].min() < 0.3:
-        return None
-    pixels = camera.to_pixels(corners)
-    low = np.clip(pixels.min(axis=0), 0, VIEW_SIZE)
-    high = np.clip(pixels.max(axis=0), 0, VIEW_SIZE)
-    return (low[0], low[1], high[0], high[1]) if (high - low > 2).all() else None
-
-
 def _encode(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=quality)
@@ -103,9 +91,8 @@ def _render_view(scene: Scene, camera: Camera, rng: np.random.Generator, width: 
     canvas = _Canvas(camera, width, light=0.65 if scene.weather == "night" else 1.0)
     _draw_background(canvas, scene, rng)
     for item in sorted(scene.objects, key=lambda item: -item.distance):
-        box = object_box(item, camera)
-        if box is not None:
-            _draw_object(canvas, item, np.array(box))
+        if object_box(item, camera) is not None:
+            _draw_object(canvas, item, np.array(whole_box(item, camera)))
     if scene.weather == "rainy":
         _draw_rain(canvas, rng)
     return canvas.image
@@ -119,22 +106,24 @@ def _draw_background(canvas: _Canvas, scene: Scene, rng: np.random.Generator) ->
     for centre in rng.uniform(0, width, size=3):
         crown = np.array([centre, horizon - rng.uniform(5, 25)])
         canvas.ellipse(crown, (rng.uniform(20, 60), rng.uniform(15, 35)), (50, 95, 50))
+    strips, colours = _road_strips(scene.road)
+    for pixels, colour in zip(canvas.camera.project_polygons(strips), colours, strict=True):
+        canvas.polygon(pixels, colour)
+
+
+@cache
+def _road_strips(road: str) -> tuple[np.ndarray, list[Colour]]:
+    """Asphalt and lane marks as quads [N, 4, 3] in ego coordinates with their colours, in drawing order."""
     stations = np.linspace(-60.0, 70.0, 53)
-    offsets = np.array([road_offset(scene.road, float(s)) for s in stations])
+    offsets = np.array([road_offset(road, float(s)) for s in stations])
+    strips, colours = [], []
     for i in range(len(stations) - 1):
-        _draw_strip(canvas, stations[i : i + 2], offsets[i : i + 2], -5.5, 5.5, _ASPHALT)
-        for lane in (-5.3, 5.1):
-            _draw_strip(canvas, stations[i : i + 2], offsets[i : i + 2], lane, lane + 0.25, _PAINT)
-        if i % 2 == 0:
-            for lane in (-1.9, 1.7):
-                _draw_strip(canvas, stations[i : i + 2], offsets[i : i + 2], lane, lane + 0.25, _PAINT)
-
-
-def _draw_strip(
-    canvas: _Canvas, along: np.ndarray, offsets: np.ndarray, right: float, left: float, colour: Colour
-) -> None:
-    corners = [(0, right), (1, right), (1, left), (0, left)]
-    canvas.solid(np.array([[along[i], offsets[i] + side, 0.0] for i, side in corners]), colour)
+        marks = [(-5.3, -5.05), (5.1, 5.35)] + [(-1.9, -1.65), (1.7, 1.95)] * (i % 2 == 0)
+        for (right, left), colour in (((-5.5, 5.5), _ASPHALT), *((mark, _PAINT) for mark in marks)):
+            corners = ((0, right), (1, right), (1, left), (0, left))
+            strips.append([[stations[i + k], offsets[i + k] + side, 0.0] for k, side in corners])
+            colours.append(colour)
+    return np.array(strips), colours
 
 
 def _draw_object(canvas: _Canvas, item: WorldObject, box: np.ndarray) -> None:
@@ -150,33 +139,14 @@ def _draw_object(canvas: _Canvas, item: WorldObject, box: np.ndarray) -> None:
 
 
 def _draw_vehicle(canvas: _Canvas, item: WorldObject, box: np.ndarray) -> None:
-    corners = item.corners()
+    corners = item.corners(item.kind.body_height)
     body = COLOURS[item.colour]
-    if item.kind.name == "car":
-        corners = np.vstack([corners[:4], corners[:4] + (0, 0, 0.95)])
+    if item.kind.body is not None:
         _draw_cabin(canvas, item, corners)
     canvas.solid(corners[4:], tuple(min(255, c + 25) for c in body))  # type: ignore[arg-type]
-    for name, face in _visible_faces(canvas.camera, item, corners):
+    for name, face in visible_faces(canvas.camera, corners):
         canvas.solid(face, tuple(int(c * (0.9 if name in ("front", "back") else 0.75)) for c in body))  # type: ignore[arg-type]
         _draw_face_details(canvas, item, name, face)
-
-
-def _visible_faces(camera: Camera, item: WorldObject, corners: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    visible = []
-    for name, indices in _FACES.items():
-        face = corners[list(indices)]
-        outward = face[:2].mean(axis=0) - corners[:4].mean(axis=0)
-        if np.dot(np.array(camera.mount)[:2] - face[:2].mean(axis=0)[:2], outward[:2]) > 0:
-            visible.append((name, face))
-    return visible
-
-
-def _part(face: np.ndarray, left: float, right: float, low: float, high: float) -> np.ndarray:
-    """A rectangle of a face [4, 3] in shares of its width and height."""
-    across, up = face[1] - face[0], face[3] - face[0]
-    return np.array(
-        [face[0] + across * u + up * v for u, v in ((left, low), (right, low), (right, high), (left, high))]
-    )
 
 
 def _draw_cabin(canvas: _Canvas, item: WorldObject, corners: np.ndarray) -> None:
@@ -184,7 +154,7 @@ def _draw_cabin(canvas: _Canvas, item: WorldObject, corners: np.ndarray) -> None
     base = centre + (corners[4:] - centre) * (0.62, 0.85, 1.0)
     cabin = np.vstack([base, base + (0, 0, 0.65)])
     canvas.solid(cabin[4:], COLOURS[item.colour])
-    for _, face in _visible_faces(canvas.camera, item, cabin):
+    for _, face in visible_faces(canvas.camera, cabin):
         canvas.solid(face, _GLASS)
 
 
@@ -192,34 +162,24 @@ def _draw_face_details(canvas: _Canvas, item: WorldObject, name: str, face: np.n
     on_side = name in ("left", "right")
     if item.kind.name == "bus":
         for start in np.arange(0.04, 0.95, 0.16 if on_side else 0.48):
-            canvas.solid(_part(face, start, start + (0.12 if on_side else 0.44), 0.5, 0.85), _GLASS)
+            canvas.solid(part_of_face(face, start, start + (0.12 if on_side else 0.44), 0.5, 0.85), _GLASS)
     if item.kind.name == "truck" and on_side:
         cargo = (0.0, 0.68) if name == "right" else (0.32, 1.0)
-        canvas.solid(_part(face, *cargo, 0.3, 1.0), (215, 215, 215))
+        canvas.solid(part_of_face(face, *cargo, 0.3, 1.0), (215, 215, 215))
     if item.kind.name == "truck" and name == "front":
-        canvas.solid(_part(face, 0.1, 0.9, 0.5, 0.8), _GLASS)
+        canvas.solid(part_of_face(face, 0.1, 0.9, 0.5, 0.8), _GLASS)
     if item.kind.name == "truck" and name == "back":
-        canvas.solid(_part(face, 0.08, 0.92, 0.3, 0.95), (215, 215, 215))
+        canvas.solid(part_of_face(face, 0.08, 0.92, 0.3, 0.95), (215, 215, 215))
     for start in (0.12, 0.72) if on_side else ():
-        canvas.solid(_part(face, start, start + 0.16, -0.05, 0.22), _TYRE)
+        canvas.solid(part_of_face(face, start, start + 0.16, -0.05, 0.22), _TYRE)
     if name == "front":
         for start in (0.05, 0.75):
-            canvas.solid(_part(face, start, start + 0.2, 0.28, 0.4), (255, 250, 200), glows=True)
+            canvas.solid(part_of_face(face, start, start + 0.2, 0.28, 0.4), (255, 250, 200), glows=True)
     if item.status == "Stopped":
-        canvas.solid(_part(face, 0.0, 1.0, 0.08, 0.28), _BRAKE, glows=True)
-    if item.status in ("Turn left", "Turn right"):
-        _draw_blinker(canvas, item.status == "Turn left", name, face)
-
-
-def _draw_blinker(canvas: _Canvas, turns_left: bool, name: str, face: np.ndarray) -> None:
-    """Amber over the whole turning side, and over its edge on the front and the back."""
-    own_side = "left" if turns_left else "right"
-    if name == own_side:
-        canvas.solid(_part(face, 0.0, 1.0, 0.1, 0.42), _AMBER, glows=True)
-    elif name in ("front", "back"):
-        at_left_edge = turns_left == (name == "back")
-        edge = (0.0, 0.33) if at_left_edge else (0.67, 1.0)
-        canvas.solid(_part(face, *edge, 0.1, 0.65), _AMBER, glows=True)
+        canvas.solid(part_of_face(face, 0.0, 1.0, 0.08, 0.28), _BRAKE, glows=True)
+    lamp = amber_lamp(item, name, face)
+    if lamp is not None:
+        canvas.solid(lamp, _AMBER, glows=True)
 
 
 def _draw_motion_lines(canvas: _Canvas, box: np.ndarray) -> None:

@@ -1,120 +1,38 @@
 """Scenes of the synthetic world: a seed in, a road, weather and objects with positions and states out.
 
-Everything that a question asks about is decided here and drawn by `render`: what cannot be seen is not asked.
+Everything that a question asks about is decided here and drawn by `render`: what cannot be seen is not asked. An object
+is either clearly in a view or not in it at all, no other hides it, and a turning vehicle shows an amber lamp.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from data_shards.schema import VIEW_SIZE
 from data_shards.sources.synthetic.cameras import RIG
+from data_shards.sources.synthetic.objects import (
+    CLASSES,
+    COLOURS,
+    NEAR_DISTANCES,
+    ROAD_CURVATURE,
+    STATUSES,
+    WEATHERS,
+    ObjectClass,
+    Scene,
+    WorldObject,
+    road_offset,
+)
+from data_shards.sources.synthetic.visibility import amber_area, hidden_share, main_camera, shown_share
 
-COLOURS = {
-    "red": (205, 25, 25),
-    "blue": (25, 70, 215),
-    "white": (240, 240, 240),
-    "black": (25, 25, 28),
-    "yellow": (240, 210, 20),
-    "green": (25, 150, 50),
-}
-WEATHERS = ("sunny", "cloudy", "rainy", "night")
-ROAD_CURVATURE = {"straight": 0.0, "left": 0.022, "right": -0.022}  # 1/metres, ahead of the ego vehicle
-STATUSES = ("Going ahead", "Stopped", "Turn left", "Turn right")
-
-NEAR_DISTANCES = (7.0, 20.0)  # metres; every object in this range is an important one
-FAR_DISTANCES = (32.0, 48.0)
-
-
-@dataclass(frozen=True)
-class ObjectClass:
-    """Size in metres (length, width, height), bottom above the road, and what kind of thing it is."""
-
-    name: str
-    size: tuple[float, float, float]
-    category: str
-    bottom: float = 0.0
-
-    @property
-    def is_vehicle(self) -> bool:
-        return self.category == "Vehicle"
-
-    @property
-    def moves(self) -> bool:
-        return self.category in ("Vehicle", "Pedestrian", "Cyclist")
-
-
-CLASSES = {
-    item.name: item
-    for item in (
-        ObjectClass("car", (4.4, 1.9, 1.6), "Vehicle"),
-        ObjectClass("truck", (6.5, 2.5, 3.0), "Vehicle"),
-        ObjectClass("bus", (9.0, 2.6, 3.2), "Vehicle"),
-        ObjectClass("pedestrian", (0.8, 0.8, 1.8), "Pedestrian"),
-        ObjectClass("cyclist", (1.8, 0.7, 1.8), "Cyclist"),
-        ObjectClass("traffic cone", (0.7, 0.7, 1.0), "Road barrier"),
-        ObjectClass("traffic light", (0.8, 0.8, 2.0), "Traffic element", bottom=2.4),
-    )
-}
+FAR_DISTANCES = (32.0, 48.0)  # metres
+_LEAST_SHOWN = 0.3  # share of an object that is in a view at all
+_MOST_HIDDEN = 0.25  # share of an object behind another
+_LEAST_AMBER = 150.0  # pixels of a turning vehicle's lamps
+_LEAST_GAP = np.radians(14.0)  # between bearings
+_TRIES = 100
 _CLASS_WEIGHTS = {"car": 0.3, "truck": 0.15, "bus": 0.13, "pedestrian": 0.17, "cyclist": 0.12, "traffic cone": 0.13}
-
-
-@dataclass(frozen=True)
-class WorldObject:
-    """One object: position is the centre of its footprint in ego coordinates (metres), heading in radians."""
-
-    kind: ObjectClass
-    colour: str
-    status: str
-    position: tuple[float, float]
-    heading: float
-
-    @property
-    def distance(self) -> float:
-        return float(np.hypot(*self.position))
-
-    @property
-    def centre(self) -> np.ndarray:
-        """Centre of the 3D box, ego coordinates [3]."""
-        return np.array([*self.position, self.kind.bottom + self.kind.size[2] / 2])
-
-    @property
-    def is_moving(self) -> bool:
-        return self.kind.moves and self.status != "Stopped"
-
-    def corners(self) -> np.ndarray:
-        """Box corners [8, 3] in ego coordinates: bottom four counter-clockwise from front left, then the top four."""
-        length, width, height = self.kind.size
-        footprint = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * (length / 2, width / 2)
-        cos, sin = np.cos(self.heading), np.sin(self.heading)
-        ground = footprint @ np.array([[cos, sin], [-sin, cos]]) + self.position
-        bottom = np.full((4, 1), self.kind.bottom)
-        return np.vstack([np.hstack([ground, bottom]), np.hstack([ground, bottom + height])])
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One moment of the world: where the road goes, the weather, and every object."""
-
-    road: str
-    weather: str
-    objects: tuple[WorldObject, ...]
-
-
-def road_offset(road: str, ahead: float) -> float:
-    """Lateral position in metres (left positive) of the ego lane's centre `ahead` metres in front."""
-    return ROAD_CURVATURE[road] * max(ahead, 0.0) ** 2 / 2
-
-
-def main_camera(item: WorldObject) -> str | None:
-    """The camera in which the object's centre lies nearest to the middle of the view, or None if none sees it."""
-    offsets = {}
-    for name, camera in RIG.items():
-        pixel = camera.project_point(item.centre)
-        if pixel is not None:
-            offsets[name] = abs(pixel[0] - VIEW_SIZE[0] / 2)
-    return min(offsets, key=lambda name: offsets[name]) if offsets else None
 
 
 def draw_kind(rng: np.random.Generator, exclude: Collection[str] = ()) -> str:
@@ -128,39 +46,46 @@ def make_scene(rng: np.random.Generator) -> Scene:
     """Draw a scene: two or three near objects (the important ones), at most one far object."""
     road = str(rng.choice(list(ROAD_CURVATURE)))
     objects: list[WorldObject] = []
-    if rng.random() < 0.35:
-        objects.append(_traffic_light(rng))
-    num_near = int(rng.integers(2, 4))
-    ranges = [NEAR_DISTANCES] * (num_near - len(objects)) + [FAR_DISTANCES] * int(rng.random() < 0.5)
-    for distances in ranges:
-        item = _draw_apart(rng, road, distances, objects)
-        if item is not None:
-            objects.append(item)
+    has_light, num_near = rng.random() < 0.35, int(rng.integers(2, 4))
+    draws = [partial(_traffic_light, rng)] * has_light
+    draws += [partial(_draw_object, rng, road, NEAR_DISTANCES)] * (num_near - has_light)
+    draws += [partial(_draw_object, rng, road, FAR_DISTANCES)] * int(rng.random() < 0.5)
+    for draw in draws:
+        clear = (item for item in (draw() for _ in range(_TRIES)) if is_clear(item, objects))
+        objects.extend(itertools.islice(clear, 1))
     return Scene(road=road, weather=str(rng.choice(WEATHERS)), objects=tuple(objects))
 
 
 def advance(scene: Scene, seconds: float, rng: np.random.Generator) -> Scene:
-    """The scene some seconds later: what moves has moved, and each object may have changed its status."""
-    moved: list[WorldObject] = []
-    for item in scene.objects:
+    """The scene some seconds later: what moves has moved, and each object may have changed its status.
+
+    An object that would no longer be clearly visible stays where it is, or as it is.
+    """
+    objects = list(scene.objects)
+    for i, item in enumerate(scene.objects):
         speed = 2.0 if item.is_moving else 0.0
         step = speed * seconds * np.array([np.cos(item.heading), np.sin(item.heading)])
         position = (float(item.position[0] + step[0]), float(item.position[1] + step[1]))
         status = _status(rng, item.kind) if rng.random() < 0.5 else item.status
-        candidate = replace(item, position=position, status=status)
-        keep = _is_near(candidate) == _is_near(item) and _is_apart(candidate, moved)
-        moved.append(candidate if keep else replace(item, status=status))
-    return replace(scene, objects=tuple(moved))
+        moved = replace(item, position=position, status=status)
+        others = [*objects[:i], *objects[i + 1 :]]
+        for candidate in (moved, replace(item, status=status)):
+            if _is_near(candidate) == _is_near(item) and is_clear(candidate, others):
+                objects[i] = candidate
+                break
+    return replace(scene, objects=tuple(objects))
 
 
-def _draw_apart(
-    rng: np.random.Generator, road: str, distances: tuple[float, float], others: list[WorldObject]
-) -> WorldObject | None:
-    for _ in range(30):
-        candidate = _draw_object(rng, road, distances)
-        if main_camera(candidate) is not None and _is_apart(candidate, others):
-            return candidate
-    return None
+def is_clear(item: WorldObject, others: Sequence[WorldObject]) -> bool:
+    """Whether a driver can tell all there is to tell of an object among others, and still of the others."""
+    camera = main_camera(item)
+    if camera is None or (item.is_turning and amber_area(item, RIG[camera]) < _LEAST_AMBER):
+        return False
+    if not all(_are_apart(item, other) for other in others):
+        return False
+    if any(0.0 < shown_share(item, view) < _LEAST_SHOWN for view in RIG.values()):
+        return False
+    return not any(_hide(item, other) for other in others)
 
 
 def _draw_object(rng: np.random.Generator, road: str, distances: tuple[float, float]) -> WorldObject:
@@ -199,11 +124,12 @@ def _is_near(item: WorldObject) -> bool:
     return NEAR_DISTANCES[0] <= item.distance <= NEAR_DISTANCES[1]
 
 
-def _is_apart(item: WorldObject, others: list[WorldObject]) -> bool:
-    """No two objects within 14 degrees of each other as seen from the ego vehicle, so that none hides another."""
-    bearing = np.arctan2(item.position[1], item.position[0])
-    for other in others:
-        gap = abs(bearing - np.arctan2(other.position[1], other.position[0]))
-        if min(gap, 2 * np.pi - gap) < np.radians(14.0):
-            return False
-    return True
+def _are_apart(item: WorldObject, other: WorldObject) -> bool:
+    bearings = [np.arctan2(one.position[1], one.position[0]) for one in (item, other)]
+    gap = abs(bearings[0] - bearings[1])
+    return min(gap, 2 * np.pi - gap) >= _LEAST_GAP
+
+
+def _hide(item: WorldObject, other: WorldObject) -> bool:
+    nearer, farther = sorted((item, other), key=lambda one: one.distance)
+    return any(hidden_share(farther, nearer, view) > _MOST_HIDDEN for view in RIG.values())

@@ -9,13 +9,15 @@ import pytest
 from PIL import Image
 
 from data_shards.schema import CAMERAS
-from data_shards.sources.synthetic import driving_frames, general_frames
+from data_shards.sources.synthetic import driving_frames, general_frames, scene_frames
 from data_shards.sources.synthetic.cameras import RIG
 from data_shards.sources.synthetic.describe import scene_cells
 from data_shards.sources.synthetic.driver import important_objects, is_in_path, right_driving, seen_objects
+from data_shards.sources.synthetic.objects import CLASSES, Scene, WorldObject
 from data_shards.sources.synthetic.questions import scene_questions
-from data_shards.sources.synthetic.render import object_box, render_scene
-from data_shards.sources.synthetic.world import CLASSES, Scene, WorldObject, main_camera, make_scene
+from data_shards.sources.synthetic.render import render_scene
+from data_shards.sources.synthetic.visibility import hidden_share, main_camera, object_box, shown_share
+from data_shards.sources.synthetic.world import make_scene
 
 TAG = re.compile(r"<c(\d+),(CAM_(?:FRONT|BACK)(?:_LEFT|_RIGHT)?),(\d+\.\d),(\d+\.\d)>")
 
@@ -184,3 +186,68 @@ def test_general_questions_are_answered_by_the_picture():
         assert (
             answers["How many circles are there in the image?"] == ["Zero.", "One.", "Two.", "Three.", "Four."][circles]
         )
+
+
+@pytest.fixture(scope="module")
+def moments():
+    return [scene for number in range(40) for scene, _ in scene_frames(11, number, 2)]
+
+
+def test_an_object_is_clearly_in_a_view_or_not_in_it_and_never_hidden(moments):
+    num_at_borders = 0
+    for scene in moments:
+        for item in scene.objects:
+            shares = [shown_share(item, camera) for camera in RIG.values()]
+            assert main_camera(item) is not None
+            assert all(share == 0.0 or share > 0.25 for share in shares)
+            num_at_borders += sum(share > 0.0 for share in shares) > 1
+            nearer = [other for other in scene.objects if other.distance < item.distance]
+            assert all(hidden_share(item, other, camera) <= 0.3 for other in nearer for camera in RIG.values())
+    assert num_at_borders > 10
+
+
+def test_a_view_is_said_to_show_every_object_that_it_shows(moments):
+    for scene in moments:
+        answers = {q.question: q.answer for q in scene_questions(scene, np.random.default_rng(0))}
+        for name, camera in RIG.items():
+            answer = answers[f"What does {name} show?"]
+            shown = [item for item in scene.objects if object_box(item, camera) is not None]
+            assert all(item.name in answer for item in shown)
+            assert ("no objects" in answer) == (not shown)
+
+
+def test_a_turning_vehicle_shows_amber_on_the_side_it_turns_to(moments):
+    num_turning = 0
+    for scene in moments:
+        turning = [item for item in scene.objects if item.is_turning]
+        for item in turning:
+            view = pixels(
+                render_scene(replace(scene, objects=(item,)), np.random.default_rng(0), width=800)[main_camera(item)]
+            )
+            amber = (abs(view - (255, 170, 0)).sum(-1) < 60).sum()
+            assert amber > 15, item
+        num_turning += len(turning)
+    assert num_turning > 20
+
+
+def test_what_the_ego_vehicle_should_do_is_the_same_in_every_answer(moments):
+    actions = {"not moving": "should stop", "slowly": "should slow down", "normal": "should continue at the same speed"}
+    for scene in moments:
+        speed = right_driving(scene, seen_objects(scene)).speed
+        (notice,) = [q.answer for q in scene_questions(scene, np.random.default_rng(0)) if q.tags == (3,)]
+        assert notice.count("so the ego vehicle ") == notice.count(actions[speed])
+
+
+def test_every_behaviour_is_also_a_wrong_option():
+    right, wrong = set(), set()
+    for number in range(200):
+        scene = make_scene(np.random.default_rng(number))
+        answers = scene_questions(scene, np.random.default_rng(number))
+        (choice,) = [q for q in answers if q.kind == "behavior" and q.tags]
+        options = dict(
+            re.findall(r"([A-D])\. (The ego vehicle is .*?\. The ego vehicle is .*?)\.(?: |$)", choice.question)
+        )
+        right.add(options.pop(choice.answer))
+        wrong |= set(options.values())
+    assert right == wrong
+    assert len(right) == 7
