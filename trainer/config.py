@@ -32,8 +32,18 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list
     if recipe is not None:
         problems += _check(recipe)
     if problems:
-        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
+        raise ConfigError("\n".join(f"{_origin(problem, path, overrides)}: {problem}" for problem in problems))
     return _derive(recipe)
+
+
+def _origin(problem: str, path: Path, overrides: Sequence[str]) -> str:
+    """Where the field that a problem begins with was set: on the command line, or in the recipe."""
+    field = problem.partition(":")[0]
+    for override in overrides:
+        name = override.partition("=")[0]
+        if field == name or field.startswith(f"{name}."):
+            return f"command line, {override}"
+    return str(path)
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:

@@ -1,7 +1,8 @@
 """Seeds in, models/tiny out: tokenizer, language model, and the teacher as a whole model, with a manifest.
 
 `make tiny-assets` takes hours on two cores. Parts that are there already are kept, so that it can be
-stopped and called again; `--anew` makes all of them again.
+stopped and called again; `--anew` makes all of them again. `--refresh` trains the stored parts on for a while, after a
+change of the world that leaves most of its words and looks as they are.
 """
 
 import argparse
@@ -21,10 +22,12 @@ from data_shards.chat import internlm2_chat
 from models.vlm import load_language, save_model
 from trainer.demo import ROOT, TINY, run_command, train_stage
 from trainer.export import export
+from trainer.stages.sources import tokenizer_from
 from trainer.tiny.language import Round, train_language, train_tokenizer
 from trainer.tiny.vision import render_named_tiles, train_teacher
 
 SEED = 7
+REFRESH_SEED = SEED + 200
 LANGUAGE_SITTINGS = (
     (
         Round(steps=3000, peak=2e-3, listing_odds=0.2),
@@ -32,11 +35,14 @@ LANGUAGE_SITTINGS = (
         Round(steps=1400, peak=1.5e-3, listing_odds=8.0),
     ),
     (Round(steps=1000, peak=1.5e-3, listing_odds=12.0),),
-    (Round(steps=800, peak=1e-3, listing_odds=6.0),),
 )
 """Rounds of the language model's training; each sitting ends with a file from which the next one starts."""
 
-TEACHER_STEPS = 2600
+REFRESH_ROUND = Round(steps=800, peak=1e-3, listing_odds=6.0)
+REFRESH_STEPS = 400
+"""Of the teacher's second stage, on the refreshed world."""
+
+TOWER_STEPS = 2600
 MAX_BYTES = 10_000_000
 
 
@@ -44,17 +50,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make what is missing of the tiny parts, then write the manifest."""
     parser = argparse.ArgumentParser(prog="python -m trainer.tiny", description=__doc__)
     parser.add_argument("--work-dir", type=Path, default=Path("runs/tiny"), help="data and runs (default: %(default)s)")
-    parser.add_argument("--anew", action="store_true", help="make every part again")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--anew", action="store_true", help="make every part again")
+    how.add_argument(
+        "--refresh", action="store_true", help="train the stored parts on, for a world that has changed a little"
+    )
     options = parser.parse_args(arguments)
     os.chdir(ROOT)  # what is written names no path of this machine
     work, out = options.work_dir, TINY
+    if options.refresh:
+        refresh_language(out / "language")
+        refresh_teacher(work, out / "teacher-vlm")
+        write_manifest(out, refreshed=True)
+        return 0
     if options.anew:
         shutil.rmtree(out, ignore_errors=True)
         shutil.rmtree(work, ignore_errors=True)
     make_language(work, out / "language")
     make_tower(work / "tower")
     make_teacher_vlm(work, out / "teacher-vlm")
-    write_manifest(out)
+    write_manifest(out, refreshed=False)
     return 0
 
 
@@ -87,28 +102,59 @@ def make_tower(out: Path) -> None:
     if (out / "config.json").exists():
         return
     tiles = render_named_tiles(SEED, num_scenes=3000, num_pictures=1200, image_width=400)
-    save_model(train_teacher(tiles, steps=TEACHER_STEPS, batch=64, seed=SEED, report=_reporter("tower")), out)
+    save_model(train_teacher(tiles, steps=TOWER_STEPS, batch=64, seed=SEED, report=_reporter("tower")), out)
+
+
+def refresh_language(out: Path) -> None:
+    """Train the stored language model on, with its own tokenizer."""
+    tokenizer = tokenizer_from("tokenizer", str(out))
+    model = train_language(
+        tokenizer,
+        internlm2_chat(),
+        rounds=[REFRESH_ROUND],
+        seed=REFRESH_SEED,
+        report=_reporter("language"),
+        start=load_language(out),
+    )
+    save_model(model.half(), out)
+
+
+def refresh_teacher(work: Path, out: Path) -> None:
+    """Fine-tune the stored teacher further."""
+    shutil.rmtree(work, ignore_errors=True)
+    paths = _make_data(work / "data")
+    stored = [f"run_dir={work / 'refresh'}", f"model.vlm={out}", f"steps={REFRESH_STEPS}", "loss_weight=square"]
+    train_stage("finetune", [*paths, *stored])
+    shutil.rmtree(out)
+    export(work / "refresh", out, dtype="float16")
 
 
 def make_teacher_vlm(work: Path, out: Path) -> None:
     """The teacher tower joined to the language model by the project's own stages."""
     if (out / "config.json").exists():
         return
-    data = work / "data"
-    make = [sys.executable, "-m", "data_shards", "synthetic", "--seed", str(SEED)]
-    driving = ["--scenes", "1500", "--frames-per-scene", "1", "--image-width", "400"]
-    run_command([*make, "--out", str(data / "driving" / "train"), *driving])
-    general = ["--family", "general", "--scenes", "300", "--frames-per-scene", "1", "--image-width", "224"]
-    run_command([*make, "--out", str(data / "general"), *general])
-    paths = [f"data.datasets.0.path={data / 'driving' / 'train'}", f"data.datasets.1.path={data / 'general'}"]
+    paths = _make_data(work / "data")
     train_stage("align", [*paths, f"run_dir={work / 'align'}", f"model.vision={work / 'tower'}", "steps=200"])
     aligned = f"model.vlm={work / 'align' / 'model'}"
     train_stage("finetune", [*paths, f"run_dir={work / 'finetune'}", aligned, "steps=800", "loss_weight=square"])
     export(work / "finetune", out, dtype="float16")
 
 
-def write_manifest(out: Path) -> None:
+def _make_data(data: Path) -> list[str]:
+    """Shards for the teacher's stages, as overrides of their recipes."""
+    make = [sys.executable, "-m", "data_shards", "synthetic", "--seed", str(SEED)]
+    driving = ["--scenes", "1500", "--frames-per-scene", "1", "--image-width", "400"]
+    run_command([*make, "--out", str(data / "driving" / "train"), *driving])
+    general = ["--family", "general", "--scenes", "300", "--frames-per-scene", "1", "--image-width", "224"]
+    run_command([*make, "--out", str(data / "general"), *general])
+    return [f"data.datasets.0.path={data / 'driving' / 'train'}", f"data.datasets.1.path={data / 'general'}"]
+
+
+def write_manifest(out: Path, *, refreshed: bool) -> None:
     """Checksums of every file, and how they were made.
+
+    Args:
+        refreshed: the files were made before, for an earlier form of the world, and trained on now.
 
     Raises:
         ValueError: the parts are larger than the repository should hold.
@@ -121,7 +167,8 @@ def write_manifest(out: Path) -> None:
         "script": "python -m trainer.tiny (make tiny-assets)",
         "seed": SEED,
         "language_rounds": [[asdict(one) for one in sitting] for sitting in LANGUAGE_SITTINGS],
-        "tower_steps": TEACHER_STEPS,
+        "tower_steps": TOWER_STEPS,
+        "refreshed": {"language": asdict(REFRESH_ROUND), "teacher_steps": REFRESH_STEPS} if refreshed else None,
         "torch": torch.__version__,
         "sha256": {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
     }
