@@ -20,6 +20,7 @@ from data_shards.lint import LintError
 from data_shards.read import BadSample, read_frame
 from data_shards.schema import SchemaError
 from data_shards.sources.drivelm import SelectionError, SourceError, references_json
+from data_shards.sources.synthetic.cities import CITIES, DEFAULT_CITY
 
 FAILURE, WRONG_USAGE, STOPPED = 1, 2, 75
 _MOST_PROCESSES = 16
@@ -95,6 +96,7 @@ def _add_synthetic(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames-per-scene", type=_positive, default=4, help="key frames a scene (default: 4)")
     parser.add_argument("--image-width", type=_positive, default=1600, help="pixels, 16:9 (default: 1600)")
     parser.add_argument("--family", choices=tuple(SYNTHETIC_SOURCES), default="driving")
+    parser.add_argument("--city", choices=tuple(CITIES), default=DEFAULT_CITY, help="look (default: %(default)s)")
     parser.set_defaults(command=write_synthetic)
     _add_view_size(parser)
     _add_writing(parser)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_shards.schema import RawFrame
+from data_shards.sources.synthetic.cities import DEFAULT_CITY
 from data_shards.sources.synthetic.driver import important_objects, seen_objects
 from data_shards.sources.synthetic.general import draw_picture, make_picture, picture_questions
 from data_shards.sources.synthetic.objects import Scene
@@ -25,7 +26,9 @@ def scene_frames(seed: int, scene: int, frames_per_scene: int) -> Iterator[tuple
         moment = advance(moment, _SECONDS_BETWEEN_FRAMES, rng)
 
 
-def driving_frames(*, seed: int, scenes: range, frames_per_scene: int, image_width: int) -> Iterator[RawFrame]:
+def driving_frames(
+    *, seed: int, scenes: range, frames_per_scene: int, image_width: int, city: str = DEFAULT_CITY
+) -> Iterator[RawFrame]:
     """Key frames of the driving world.
 
     Args:
@@ -33,6 +36,7 @@ def driving_frames(*, seed: int, scenes: range, frames_per_scene: int, image_wid
         scenes: scene numbers; each is independent of all others.
         frames_per_scene: key frames of each scene.
         image_width: width of a view in pixels, 16:9; coordinates refer to 1600x900 whatever it is.
+        city: one of `cities.CITIES`; the scenes are the same in each, drawn in other colours.
     """
     for number in scenes:
         scene_id = _identifier("scene", seed, number)
@@ -43,7 +47,7 @@ def driving_frames(*, seed: int, scenes: range, frames_per_scene: int, image_wid
                 scene=scene_id,
                 frame=frame_id,
                 source="synthetic",
-                images=render_scene(scene, rng, width=image_width),
+                images=render_scene(scene, rng, width=image_width, city=city),
                 questions=scene_questions(scene, rng),
                 objects=key_object_infos(important_objects(seen_objects(scene))),
             )

@@ -12,21 +12,12 @@ from PIL import Image, ImageDraw
 
 from data_shards.schema import CAMERAS, VIEW_SIZE
 from data_shards.sources.synthetic.cameras import RIG, Camera
+from data_shards.sources.synthetic.cities import CITIES, DEFAULT_CITY, City, Colour
 from data_shards.sources.synthetic.objects import COLOURS, Scene, WorldObject, road_offset
 from data_shards.sources.synthetic.visibility import amber_lamp, object_box, part_of_face, visible_faces, whole_box
 
-Colour = tuple[int, int, int]
-
-_SKY: dict[str, Colour] = {
-    "sunny": (110, 180, 245),
-    "cloudy": (190, 195, 200),
-    "rainy": (105, 115, 130),
-    "night": (14, 16, 40),
-}
-_GRASS: Colour = (96, 140, 84)
-_ASPHALT: Colour = (92, 92, 96)
-_PAINT: Colour = (225, 225, 215)
 _ORANGE: Colour = (250, 120, 10)
+_BAND: Colour = (225, 225, 215)
 _AMBER: Colour = (255, 170, 0)
 _BRAKE: Colour = (255, 0, 60)
 _GLASS: Colour = (70, 90, 110)
@@ -66,7 +57,9 @@ class _Canvas:
         return (int(colour[0] * factor), int(colour[1] * factor), int(colour[2] * factor))
 
 
-def render_scene(scene: Scene, rng: np.random.Generator, *, width: int = 1600, quality: int = 88) -> dict[str, bytes]:
+def render_scene(
+    scene: Scene, rng: np.random.Generator, *, width: int = 1600, quality: int = 88, city: str = DEFAULT_CITY
+) -> dict[str, bytes]:
     """Draw the six views.
 
     Args:
@@ -74,11 +67,13 @@ def render_scene(scene: Scene, rng: np.random.Generator, *, width: int = 1600, q
         rng: for clutter such as rain streaks and trees.
         width: width of each image in pixels; the height follows at 16:9.
         quality: JPEG quality.
+        city: one of `CITIES`, in whose colours it is drawn.
 
     Returns:
         Camera name to JPEG bytes, in `CAMERAS` order.
     """
-    return {name: _encode(_render_view(scene, RIG[name], rng, width), quality) for name in CAMERAS}
+    views = {name: _render_view(scene, RIG[name], rng, width, CITIES[city]) for name in CAMERAS}
+    return {name: _encode(view, quality) for name, view in views.items()}
 
 
 def _encode(image: Image.Image, quality: int) -> bytes:
@@ -87,9 +82,9 @@ def _encode(image: Image.Image, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def _render_view(scene: Scene, camera: Camera, rng: np.random.Generator, width: int) -> Image.Image:
+def _render_view(scene: Scene, camera: Camera, rng: np.random.Generator, width: int, city: City) -> Image.Image:
     canvas = _Canvas(camera, width, light=0.65 if scene.weather == "night" else 1.0)
-    _draw_background(canvas, scene, rng)
+    _draw_background(canvas, scene, rng, city)
     for item in sorted(scene.objects, key=lambda item: -item.distance):
         if object_box(item, camera) is not None:
             _draw_object(canvas, item, np.array(whole_box(item, camera)))
@@ -98,32 +93,36 @@ def _render_view(scene: Scene, camera: Camera, rng: np.random.Generator, width: 
     return canvas.image
 
 
-def _draw_background(canvas: _Canvas, scene: Scene, rng: np.random.Generator) -> None:
+def _draw_background(canvas: _Canvas, scene: Scene, rng: np.random.Generator, city: City) -> None:
     width, height = VIEW_SIZE
     horizon = height / 2
-    canvas.polygon(np.array([[0, 0], [width, 0], [width, horizon], [0, horizon]]), _SKY[scene.weather], glows=True)
-    canvas.polygon(np.array([[0, horizon], [width, horizon], [width, height], [0, height]]), _GRASS)
+    canvas.polygon(np.array([[0, 0], [width, 0], [width, horizon], [0, horizon]]), city.sky[scene.weather], glows=True)
+    canvas.polygon(np.array([[0, horizon], [width, horizon], [width, height], [0, height]]), city.ground)
     for centre in rng.uniform(0, width, size=3):
-        crown = np.array([centre, horizon - rng.uniform(5, 25)])
-        canvas.ellipse(crown, (rng.uniform(20, 60), rng.uniform(15, 35)), (50, 95, 50))
-    strips, colours = _road_strips(scene.road)
-    for pixels, colour in zip(canvas.camera.project_polygons(strips), colours, strict=True):
-        canvas.polygon(pixels, colour)
+        middle, half = horizon - rng.uniform(5, 25), (rng.uniform(20, 60), rng.uniform(15, 35))
+        if city.skyline == "trees":
+            canvas.ellipse(np.array([centre, middle]), half, city.scenery)
+        else:
+            left, right, top = centre - 2 * half[0], centre + 2 * half[0], middle - 3 * half[1]
+            canvas.polygon(np.array([[left, top], [right, top], [right, horizon], [left, horizon]]), city.scenery)
+    strips, are_paint = _road_strips(scene.road)
+    for pixels, is_paint in zip(canvas.camera.project_polygons(strips), are_paint, strict=True):
+        canvas.polygon(pixels, city.paint if is_paint else city.asphalt)
 
 
 @cache
-def _road_strips(road: str) -> tuple[np.ndarray, list[Colour]]:
-    """Asphalt and lane marks as quads [N, 4, 3] in ego coordinates with their colours, in drawing order."""
+def _road_strips(road: str) -> tuple[np.ndarray, list[bool]]:
+    """Asphalt and lane marks as quads [N, 4, 3] in ego coordinates, and which are marks, in drawing order."""
     stations = np.linspace(-60.0, 70.0, 53)
     offsets = np.array([road_offset(road, float(s)) for s in stations])
-    strips, colours = [], []
+    strips, are_paint = [], []
     for i in range(len(stations) - 1):
         marks = [(-5.3, -5.05), (5.1, 5.35)] + [(-1.9, -1.65), (1.7, 1.95)] * (i % 2 == 0)
-        for (right, left), colour in (((-5.5, 5.5), _ASPHALT), *((mark, _PAINT) for mark in marks)):
+        for right, left in ((-5.5, 5.5), *marks):
             corners = ((0, right), (1, right), (1, left), (0, left))
             strips.append([[stations[i + k], offsets[i + k] + side, 0.0] for k, side in corners])
-            colours.append(colour)
-    return np.array(strips), colours
+            are_paint.append((right, left) in marks)
+    return np.array(strips), are_paint
 
 
 def _draw_object(canvas: _Canvas, item: WorldObject, box: np.ndarray) -> None:
@@ -222,7 +221,7 @@ def _draw_cone(canvas: _Canvas, item: WorldObject, box: np.ndarray) -> None:
     low, high = box[3] - 0.3 * (box[3] - box[1]), box[3] - 0.5 * (box[3] - box[1])
     half = 0.3 * (box[2] - box[0])
     canvas.polygon(
-        np.array([[middle - half, low], [middle + half, low], [middle + half, high], [middle - half, high]]), _PAINT
+        np.array([[middle - half, low], [middle + half, low], [middle + half, high], [middle - half, high]]), _BAND
     )
 
 

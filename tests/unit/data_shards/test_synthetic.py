@@ -11,6 +11,7 @@ from PIL import Image
 from data_shards.schema import CAMERAS
 from data_shards.sources.synthetic import driving_frames, general_frames, scene_frames
 from data_shards.sources.synthetic.cameras import RIG
+from data_shards.sources.synthetic.cities import CITIES, DEFAULT_CITY
 from data_shards.sources.synthetic.describe import scene_cells
 from data_shards.sources.synthetic.driver import important_objects, is_in_path, right_driving, seen_objects
 from data_shards.sources.synthetic.objects import CLASSES, Scene, WorldObject
@@ -251,3 +252,12 @@ def test_every_behaviour_is_also_a_wrong_option():
         wrong |= set(options.values())
     assert right == wrong
     assert len(right) == 7
+
+
+@pytest.mark.parametrize("city", [name for name in CITIES if name != DEFAULT_CITY])
+def test_another_city_looks_otherwise_and_has_the_same_scenes(frames, city):
+    (elsewhere,) = driving_frames(seed=3, scenes=range(1), frames_per_scene=1, image_width=160, city=city)
+    assert elsewhere.questions == frames[0].questions
+    assert elsewhere.objects == frames[0].objects
+    for name, image in elsewhere.images.items():
+        assert (abs(pixels(image) - pixels(frames[0].images[name])).sum(-1) > 40).mean() > 0.2
