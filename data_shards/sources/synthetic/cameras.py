@@ -53,8 +53,8 @@ class Camera:
     def project_polygons(self, polygons: np.ndarray) -> list[np.ndarray]:
         """Ego polygons [P, N, 3] to one array of pixels [M, 2] each, as `project_polygon` gives them."""
         local = self.to_camera(polygons.reshape(-1, 3)).reshape(polygons.shape)
-        in_front = local[..., 2] >= NEAR_PLANE
-        whole, hidden = in_front.all(axis=1), ~in_front.any(axis=1)
+        depths = local[..., 2]
+        whole, hidden = depths.min(axis=1) >= NEAR_PLANE, depths.max(axis=1) < NEAR_PLANE
         pixels = iter(self.to_pixels(local[whole].reshape(-1, 3)).reshape(-1, polygons.shape[1], 2))
         return [
             next(pixels) if whole[i] else np.empty((0, 2)) if hidden[i] else self.to_pixels(_clip_near(local[i]))
