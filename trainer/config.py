@@ -141,6 +141,10 @@ def _check_stage(recipe: Recipe) -> list[str]:
         problems.append(f"model.projector: got {recipe.model.projector!r}, expected one of {', '.join(PROJECTORS)}")
     if not 0 <= recipe.model.drop_path < 1:
         problems.append(f"model.drop_path: got {recipe.model.drop_path}, expected 0 up to (not including) 1")
+    elif recipe.model.drop_path and recipe.stage == "align":
+        problems.append(
+            f"model.drop_path: got {recipe.model.drop_path}, expected 0 in stage 'align', whose vision tower is frozen"
+        )
     if not recipe.data.datasets:
         problems.append("data.datasets: got none, expected at least one with a path")
     names = [dataset.name or dataset.path.name for dataset in recipe.data.datasets]

@@ -223,7 +223,7 @@ def _check_fit(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0, or 2 with a message where the run cannot be exported."""
+    """Exit status 0; with a message 2 where the run cannot be exported, 1 where writing fails."""
     parser = argparse.ArgumentParser(prog="python -m trainer.export", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="run directory of the stage align or finetune")
     parser.add_argument("out_dir", type=Path, help="directory to write; must not exist")
@@ -250,6 +250,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"export: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"export failed, nothing was written: {error}", file=sys.stderr)
+        return 1
     for note in notes:
         print(f"note: {note}")
     print(f"{args.out_dir}: written; its README.md says how to load it")

@@ -146,3 +146,11 @@ def test_targets_of_another_stage_are_refused(tmp_path):
     tree = BASE | {"stage": "finetune", "model": {"vlm": "x"}}
     with pytest.raises(ConfigError, match="`targets` are for stage 'distill'"):
         load_recipe(_write(tmp_path, tree), ["data.datasets.0.targets=cache"])
+
+
+def test_drop_path_in_a_stage_that_freezes_the_tower_is_refused(tmp_path):
+    parts = {"vision": "v", "language": "l", "tokenizer": "t"}
+    load_recipe(_write(tmp_path, BASE | {"stage": "align", "model": parts}))
+    path = _write(tmp_path, BASE | {"stage": "align", "model": parts | {"drop_path": 0.1}})
+    with pytest.raises(ConfigError, match=r"model\.drop_path: got 0\.1, expected 0 in stage 'align'"):
+        load_recipe(path)

@@ -208,13 +208,16 @@ def test_what_stock_preprocessing_does_otherwise_is_said(tmp_path):
     assert ["thumbnail" in remark for remark in bare] == [True]
 
 
-def test_a_failure_leaves_nothing_behind(run_dir, tmp_path, monkeypatch):
+def test_a_failure_leaves_nothing_behind(run_dir, tmp_path, monkeypatch, capsys):
     def full(settings: Preprocessing, directory: object) -> None:
         raise OSError("no space left on device")
 
     monkeypatch.setattr("trainer.export_processor.write_preprocessing", full)
     with pytest.raises(OSError, match="no space"):
         export(run_dir, tmp_path / "export")
+    assert list(tmp_path.iterdir()) == []
+    assert main([str(run_dir), str(tmp_path / "export")]) == 1
+    assert "nothing was written: no space left" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
