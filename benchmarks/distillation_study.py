@@ -65,9 +65,9 @@ ABLATIONS = {
     "patch_logits": Variant(distill=_terms(0, 1, 0)),
     "answer_logits": Variant(distill=_terms(0, 0, 1)),
     "all three": Variant(distill=_terms(1, 1, 1)),
-    "cached, k = 8": Variant(top_k=8),
-    "cached, k = 32": Variant(top_k=32),
-    "cached, all entries": Variant(top_k=0),
+    "cached k=8": Variant(top_k=8),
+    "cached k=32": Variant(top_k=32),
+    "cached k=all": Variant(top_k=0),
     **{f"teacher {name}": Variant(teacher=name) for name in TEACHERS},
 }
 
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_variant(study: Study, name: str, seed: int) -> dict[str, float]:
     """Scores of a student on held-out scenes, after stages 1 and 2; made where they are not there yet."""
     variant = (MAIN | ABLATIONS)[name]
-    home = study.work / f"seed-{seed}" / name.replace(" ", "-").replace(",", "")
+    home = study.work / f"seed-{seed}" / name.replace(" ", "-")
     kept = home / "scores.json"
     if kept.is_file():
         return json.loads(kept.read_text())

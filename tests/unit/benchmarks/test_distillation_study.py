@@ -1,0 +1,102 @@
+"""The study of distillation with its commands replaced: what it would run, and that it goes on where it stopped."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import distillation_study as study
+from tests.helpers.paths import ROOT
+from trainer.config import load_recipe
+
+
+class Commands:
+    """Stands for the stages and commands of a study; recipes are read as the trainer would, scores depend on names."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, str, object]] = []
+        self.commands: list[tuple[str, ...]] = []
+
+    def train_stage(self, stage: str, overrides: list[str]) -> None:
+        recipe, _ = load_recipe(ROOT / "trainer" / "recipes" / f"demo_{stage}.yaml", overrides)
+        (recipe.run_dir / "model").mkdir(parents=True)
+        (recipe.run_dir / "summary.json").write_text("{}")
+        self.stages.append((stage, recipe.run_dir.parent.name, recipe))
+
+    def run_command(self, *commands: list[str]) -> None:
+        for command in commands:
+            self.commands.append(tuple(command))
+            if "teacher-targets" in command:
+                load_recipe(ROOT / command[command.index("--recipe") + 1], [word for word in command if "=" in word])
+            if "--out" in command and "predict" in command:
+                Path(command[command.index("--out") + 1]).write_text(command[command.index("--model") + 1])
+
+    def score(self, references: object, answers: str, judge: object) -> float:
+        return 0.5 if "undistilled" in answers else 0.6
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch) -> Commands:
+    made = Commands()
+    (tmp_path / "work" / "data").mkdir(parents=True)
+    (tmp_path / "work" / "data" / "references.json").write_text("[]")
+    monkeypatch.setattr(study, "train_stage", made.train_stage)
+    monkeypatch.setattr(study, "run_command", made.run_command)
+    monkeypatch.setattr(study, "score", made.score)
+    monkeypatch.setattr(study, "columns", lambda accuracy: dict.fromkeys(("accuracy", "object_f1", "bleu_4"), accuracy))
+    monkeypatch.setattr(study, "read_references", lambda path: [])
+    monkeypatch.setattr(study, "read_submission", lambda path: path.read_text())
+    monkeypatch.setattr(study, "_teacher", lambda own, name: tmp_path / f"teacher-{name}")
+    monkeypatch.chdir(tmp_path)
+    return made
+
+
+def run(tmp_path: Path, *more: str) -> int:
+    return study.main(["--work-dir", str(tmp_path / "work"), "--out", str(tmp_path / "out.json"), *more])
+
+
+def test_every_variant_makes_recipes_that_the_trainer_takes(tmp_path, commands, capsys):
+    assert run(tmp_path) == 0
+    scores = json.loads((tmp_path / "out.json").read_text())["scores"]
+    assert set(scores) == {*study.MAIN, *study.ABLATIONS}
+    assert [len(scores[name]) for name in study.MAIN] == [3, 3, 3]
+    assert {len(scores[name]) for name in study.ABLATIONS} == {1}
+    distilled = {home: recipe for stage, home, recipe in commands.stages if stage == "distill"}
+    assert distilled["cached-k=8"].distill.top_k == 8
+    assert distilled["cached-k=8"].data.datasets[1].targets.name == "general"
+    assert distilled["answer_logits"].distill.answer_logits == 1
+    assert not distilled["answer_logits"].distill.features
+    assert distilled["teacher-small"].model.teacher.endswith("teacher-small")
+    assert not any("undistilled" in home for home in distilled)
+    assert "| distilled | 0.600 |" in capsys.readouterr().out
+
+
+def test_the_longer_student_takes_as_many_steps_as_the_distilled_one(tmp_path, commands):
+    run(tmp_path, "--seeds", "1", "--variants", "distilled,undistilled longer")
+    steps: dict[str, int] = {}
+    for _, home, recipe in commands.stages:
+        steps[home] = steps.get(home, 0) + recipe.steps
+    assert steps["distilled"] == steps["undistilled-longer"] > 0
+
+
+def test_seeds_change_every_stage_and_nothing_else_differs(tmp_path, commands):
+    run(tmp_path, "--seeds", "2", "--variants", "distilled")
+    seeds = [recipe.seed for _, _, recipe in commands.stages]
+    assert len(set(seeds)) == len(seeds) == 6
+
+
+def test_what_is_done_is_not_done_again(tmp_path, commands):
+    run(tmp_path, "--seeds", "1", "--variants", "distilled")
+    before = len(commands.stages), len(commands.commands)
+    assert run(tmp_path, "--seeds", "1", "--variants", "distilled") == 0
+    assert (len(commands.stages), len(commands.commands)) == before
+    (tmp_path / "work" / "seed-0" / "distilled" / "scores.json").unlink()
+    run(tmp_path, "--seeds", "1", "--variants", "distilled")
+    assert len(commands.stages) == before[0]
+    assert len(commands.commands) == before[1] + 1
+
+
+def test_a_seed_without_gain_ends_with_failure(tmp_path, commands, monkeypatch):
+    monkeypatch.setattr(commands, "score", lambda references, answers, judge: 0.5)
+    monkeypatch.setattr(study, "score", commands.score)
+    assert run(tmp_path, "--seeds", "1", "--variants", "distilled,undistilled") == 1
