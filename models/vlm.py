@@ -3,6 +3,7 @@
 Shape suffixes: N tokens of a pack, T tiles, S tile side in pixels, M label tokens, V vocabulary, D width.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from models.blanks import (
     stored_vision,
     stored_vlm,
 )
+from models.checkpointing import release_layers
 from models.label_loss import LabelLosses, label_losses
 from models.loading import Blank, HeldWeights, ModelError, fill, model_architectures
 from models.saving import save_model
@@ -105,11 +107,16 @@ def load_vlm(path: Path, dtype: torch.dtype = torch.float32) -> InternVLForCondi
 
 
 def pack_embeddings(
-    vlm: InternVLForConditionalGeneration, input_ids: torch.Tensor, pixel_values: torch.Tensor, *, dummy_tile: bool
+    vlm: InternVLForConditionalGeneration,
+    input_ids: torch.Tensor,
+    pixel_values: torch.Tensor,
+    *,
+    dummy_tile: bool,
+    image_positions: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Input embeddings [1, N, D] of a pack, with the projected tiles at its `<IMG_CONTEXT>` tokens.
 
-    Arguments and errors as for `PackedVLM.forward`.
+    Arguments and errors as for `PackedVLM.forward`. Stock code compares counts on the device, and the host waits.
     """
     model = vlm.model
     embeds_1ND = vlm.get_input_embeddings()(input_ids[None])
@@ -117,8 +124,15 @@ def pack_embeddings(
     features = features.to(embeds_1ND.dtype)
     if dummy_tile:
         return embeds_1ND + features.sum() * 0.0
-    places = model.get_placeholder_mask(input_ids[None], inputs_embeds=embeds_1ND, image_features=features)
-    return embeds_1ND.masked_scatter(places, features)
+    if image_positions is None:
+        image_positions = (input_ids == vlm.config.image_token_id).nonzero()[:, 0]
+    features = features.flatten(0, 1)
+    if len(image_positions) != len(features):
+        raise ValueError(
+            f"a pack's <IMG_CONTEXT> tokens and its tiles do not match: got {len(image_positions)} tokens, expected "
+            f"{len(features)} for {len(pixel_values)} tiles"
+        )
+    return embeds_1ND.index_copy(1, image_positions, features[None])
 
 
 def tile_side(vlm: InternVLForConditionalGeneration) -> int:
@@ -133,27 +147,39 @@ class PackedVLM(nn.Module):
     runs its layers again during the backward pass. Only submodules' own forwards touch parameters, as ZeRO-3 needs.
     """
 
-    def __init__(self, vlm: InternVLForConditionalGeneration, attention: Backend | None = None) -> None:
-        """Wrap a model; with `attention` the vision tower takes its kernels as well, else it keeps its own."""
+    def __init__(
+        self, vlm: InternVLForConditionalGeneration, attention: Backend | None = None, longest: int | None = None
+    ) -> None:
+        """Wrap a model.
+
+        Args:
+            vlm: the model, changed until `release`.
+            attention: the vision tower takes its kernels as well; without, it keeps its own.
+            longest: tokens of the longest conversation there can be, where that is known. Where dynamic rotary
+                embeddings never see more than they were trained on, they need not look at each pack, for which the host
+                would wait.
+        """
         super().__init__()
         register_pack_attention()
         self.vlm = vlm
         tower, language = vlm.model.vision_tower, vlm.model.language_model
         self._former_vision = tower.config._attn_implementation
         self._former_attention = language.config._attn_implementation
+        self._former_rope = language.rotary_emb.rope_type
+        if self._former_rope == "dynamic" and (longest or math.inf) <= language.rotary_emb.original_max_seq_len:
+            language.rotary_emb.rope_type = "default"
         if attention is not None:
             tower.set_attn_implementation(attention.vision)
         language.set_attn_implementation(PACK_ATTENTION)
 
     def release(self) -> InternVLForConditionalGeneration:
-        """Put the stock attention back and hand out the stock model; the wrapper is of no use afterwards."""
+        """Put stock attention and layers back and hand out the stock model; the wrapper is of no use afterwards."""
+        release_layers(self.vlm.model.vision_tower.encoder.layer)
+        release_layers(self.vlm.model.language_model.layers)
+        self.vlm.model.language_model.rotary_emb.rope_type = self._former_rope
         self.vlm.model.vision_tower.set_attn_implementation(self._former_vision)
         self.vlm.model.language_model.set_attn_implementation(self._former_attention)
         return self.vlm
-
-    def checkpoint_activations(self) -> None:
-        """Keep only layer inputs, in both towers, and run layers again in the backward pass (non-reentrant)."""
-        self.vlm.activation_checkpointing_enable({"use_reentrant": False})
 
     def forward(
         self,
@@ -165,6 +191,7 @@ class PackedVLM(nn.Module):
         dummy_tile: bool = False,
         label_targets: torch.Tensor | None = None,
         head_chunks: int = 1,
+        image_positions: torch.Tensor | None = None,
     ) -> torch.Tensor | LabelLosses:
         """Logits of one pack at its label positions, or with their targets the losses.
 
@@ -177,6 +204,7 @@ class PackedVLM(nn.Module):
                 often, and counts zero times.
             label_targets: int64 [M], those successors.
             head_chunks: see `models.label_loss`.
+            image_positions: int64, places of the `<IMG_CONTEXT>` tokens; looked for where not given.
 
         Returns:
             [M, V], or `LabelLosses` where there are targets.
@@ -185,7 +213,9 @@ class PackedVLM(nn.Module):
             ValueError: the tiles' tokens and the pack's `<IMG_CONTEXT>` tokens differ in number.
         """
         outputs = self.vlm.model.language_model(
-            inputs_embeds=pack_embeddings(self.vlm, input_ids, pixel_values, dummy_tile=dummy_tile),
+            inputs_embeds=pack_embeddings(
+                self.vlm, input_ids, pixel_values, dummy_tile=dummy_tile, image_positions=image_positions
+            ),
             position_ids=position_ids[None],
             use_cache=False,
             pack_layout=layout,

@@ -102,6 +102,7 @@ def _check(recipe: Recipe) -> list[str]:
         "distill.codebook_tiles": distill.codebook_tiles,
         "distill.codebook_iterations": distill.codebook_iterations,
         "optim.eps": optim.eps,
+        "optim.layer_decay": optim.layer_decay,
         **{f"data.datasets.{i}.weight": dataset.weight for i, dataset in enumerate(data.datasets)},
     }
     not_negative = {
@@ -112,17 +113,19 @@ def _check(recipe: Recipe) -> list[str]:
         "data.cache_gib": data.cache_gib,
         "optim.warmup": optim.warmup,
         "optim.grad_clip": optim.grad_clip,
-        "optim.weight_decay": optim.weight_decay,
         "distill.features": distill.features,
         "distill.patch_logits": distill.patch_logits,
         "distill.answer_logits": distill.answer_logits,
         "distill.top_k": distill.top_k,
         "model.student_layers": recipe.model.student_layers,
         **{f"optim.lr.{name}": rate for name, rate in dataclasses.asdict(optim.lr).items()},
+        **{f"optim.weight_decay.{name}": decay for name, decay in dataclasses.asdict(optim.weight_decay).items()},
+        **{f"model.checkpointing.{name}": count for name, count in _checkpointed(recipe).items()},
     }
     unit = {
         "data.max_bad_fraction": data.max_bad_fraction,
         "optim.min_lr": optim.min_lr,
+        "optim.layer_decay": optim.layer_decay,
         "optim.betas.0": optim.betas[0],
         "optim.betas.1": optim.betas[1],
     }
@@ -130,6 +133,11 @@ def _check(recipe: Recipe) -> list[str]:
     problems += [f"{name}: got {value}, expected 0 or more" for name, value in not_negative.items() if not value >= 0]
     problems += [f"{name}: got {value}, expected 0 to 1" for name, value in unit.items() if not 0 <= value <= 1]
     return problems + _check_stage(recipe)
+
+
+def _checkpointed(recipe: Recipe) -> dict[str, int]:
+    counts = dataclasses.asdict(recipe.model.checkpointing)
+    return {name: count for name, count in counts.items() if count != "all"}
 
 
 def _check_stage(recipe: Recipe) -> list[str]:

@@ -136,7 +136,11 @@ def _owned(recipe: Recipe, world_size: int) -> list[Owned]:
         Owned(place="optimizer.params.lr", field="optim.lr (set by module)", value=max(vars(optim.lr).values())),
         Owned(place="optimizer.params.betas", field="optim.betas", value=list(optim.betas)),
         Owned(place="optimizer.params.eps", field="optim.eps", value=optim.eps),
-        Owned(place="optimizer.params.weight_decay", field="optim.weight_decay", value=optim.weight_decay),
+        Owned(
+            place="optimizer.params.weight_decay",
+            field="optim.weight_decay (set by module)",
+            value=max(vars(optim.weight_decay).values()),
+        ),
     ]
 
 

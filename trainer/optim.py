@@ -1,13 +1,21 @@
 """Named parameters and the recipe in; parameter groups, learning-rate factors and the table of what is trained out."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
 from trainer.config import Recipe, warmup_steps
 from trainer.recipe import OptimSection
+
+Kind = Literal["matrices", "norms", "biases", "layer_scale", "embeddings"]
+
+_EMBEDDINGS = ("embed_tokens", "position_embeddings", "cls_token")
+_LAYER_SCALE = ("lambda_1", "lambda_2")
+_VISION_LAYER = re.compile(r"encoder\.layer\.(\d+)\.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -15,7 +23,7 @@ class ParamGroup:
     """Parameters that share learning rate and weight decay.
 
     Attributes:
-        name: `module/decay` or `module/no_decay`.
+        name: `module/decay` or `module/no_decay`; with layer decay `vision/layer07/decay`.
         module: `vision`, `projector`, `language` or `bridge`.
         lr: peak learning rate.
         weight_decay: decoupled, as in AdamW.
@@ -31,32 +39,34 @@ class ParamGroup:
 def parameter_groups(
     named: Iterable[tuple[str, nn.Parameter]], prefixes: Mapping[str, str], optim: OptimSection
 ) -> list[ParamGroup]:
-    """Groups of the trainable parameters by module, and by whether they are decayed.
-
-    Matrices and convolutions are decayed; vectors (norms, biases, LayerScale) and embeddings are not.
+    """Groups of the trainable parameters by module, by layer where rates differ, and by whether they are decayed.
 
     Args:
-        named: parameters with their names.
+        named: all parameters with their names, the frozen ones too: they tell how deep the tower is.
         prefixes: name prefix to module; each parameter must match one.
         optim: rates and decay.
 
     Returns:
         non-empty groups, in a fixed order.
     """
-    members: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    named = list(named)
+    depth = _depth(name for name, _ in named if module_of(name, prefixes) == "vision")
+    members: dict[tuple[str, int | None, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
         if parameter.requires_grad:
-            key = (module_of(name, prefixes), is_decayed(name, parameter))
-            members.setdefault(key, []).append(parameter)
+            module = module_of(name, prefixes)
+            level = _level(name, depth) if module == "vision" and optim.layer_decay < 1 else None
+            decayed = kind_of(name, parameter) not in optim.no_decay
+            members.setdefault((module, level, decayed), []).append(parameter)
     return [
         ParamGroup(
-            name=f"{module}/{'decay' if decayed else 'no_decay'}",
+            name="/".join([module, *_level_names(level), "decay" if decayed else "no_decay"]),
             module=module,
-            lr=getattr(optim.lr, module),
-            weight_decay=optim.weight_decay if decayed else 0.0,
-            parameters=tuple(members[module, decayed]),
+            lr=getattr(optim.lr, module) * (1.0 if level is None else optim.layer_decay ** (depth - level)),
+            weight_decay=getattr(optim.weight_decay, module) if decayed else 0.0,
+            parameters=tuple(members[module, level, decayed]),
         )
-        for module, decayed in sorted(members, key=lambda key: (key[0], not key[1]))
+        for module, level, decayed in sorted(members, key=lambda key: (key[0], key[1] or 0, not key[2]))
     ]
 
 
@@ -67,10 +77,34 @@ def module_of(name: str, prefixes: Mapping[str, str]) -> str:
     return prefixes[found]
 
 
-def is_decayed(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies; to be asked before ZeRO-3 flattens parameters."""
-    embedding = any(part in name for part in ("embed_tokens", "position_embeddings", "cls_token"))
-    return parameter.ndim > 1 and not embedding
+def kind_of(name: str, parameter: nn.Parameter) -> Kind:
+    """What a parameter is, for weight decay; to be asked before ZeRO-3 flattens parameters."""
+    if any(part in name for part in _EMBEDDINGS):
+        return "embeddings"
+    if name.endswith(_LAYER_SCALE):
+        return "layer_scale"
+    if name.endswith(".bias"):
+        return "biases"
+    return "matrices" if parameter.ndim > 1 else "norms"
+
+
+def _depth(names: Iterable[str]) -> int:
+    """Layers of the vision tower."""
+    return 1 + max((int(found[1]) for name in names if (found := _VISION_LAYER.search(name))), default=-1)
+
+
+def _level(name: str, depth: int) -> int:
+    """0 for the embeddings, 1 for the first layer, `depth` for the last and for what follows it (BEiT, 2106.08254)."""
+    found = _VISION_LAYER.search(name)
+    if found:
+        return int(found[1]) + 1
+    return 0 if ".embeddings." in f".{name}" else depth
+
+
+def _level_names(level: int | None) -> list[str]:
+    if level is None:
+        return []
+    return ["embeddings" if level == 0 else f"layer{level - 1:02d}"]
 
 
 def lr_factor(step: int, recipe: Recipe) -> float:
@@ -88,18 +122,19 @@ def lr_factor(step: int, recipe: Recipe) -> float:
 def training_table(
     named: Sequence[tuple[str, nn.Parameter]], prefixes: Mapping[str, str], groups: Sequence[ParamGroup]
 ) -> str:
-    """Text table: module, parameters, trainable ones, learning rate, decay."""
+    """Text table: module, parameters, trainable ones, learning rate (lowest and highest of its layers), decay."""
     total: dict[str, int] = {}
     trained: dict[str, int] = {}
     for name, parameter in named:
         module = module_of(name, prefixes)
         total[module] = total.get(module, 0) + parameter.numel()
         trained[module] = trained.get(module, 0) + (parameter.numel() if parameter.requires_grad else 0)
-    lines = [f"{'module':<12}{'parameters':>14}{'trainable':>14}{'lr':>10}{'decay':>9}"]
+    lines = [f"{'module':<12}{'parameters':>14}{'trainable':>14}{'lr':>20}{'decay':>9}"]
     for module in total:
         own = [group for group in groups if group.module == module]
-        lr = f"{own[0].lr:g}" if own else "frozen"
+        rates = sorted({group.lr for group in own})
+        lr = " to ".join(f"{rate:.3g}" for rate in (rates[:1] + rates[1:][-1:])) if own else "frozen"
         decay = f"{max(group.weight_decay for group in own):g}" if own else "-"
-        lines.append(f"{module:<12}{total[module]:>14,}{trained[module]:>14,}{lr:>10}{decay:>9}")
+        lines.append(f"{module:<12}{total[module]:>14,}{trained[module]:>14,}{lr:>20}{decay:>9}")
     lines.append(f"{'all':<12}{sum(total.values()):>14,}{sum(trained.values()):>14,}")
     return "\n".join(lines)

@@ -9,11 +9,23 @@ from data_shards.tiling import ViewLayout
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointingSection:
+    """Layers that keep only their input and are run again in the backward pass, counted from the first one.
+
+    Attributes: vision, language: number of layers, or `all`.
+    """
+
+    vision: Literal["all"] | int = 0
+    language: Literal["all"] | int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSection:
     """Where weights come from: directories of saved models, or names of presets for fresh weights.
 
     Attributes:
-        teacher: distill: directory of the teacher tower, or of a whole model whose tower it is.
+        teacher: distill: directory of the teacher tower, or of a whole model whose tower it is; a preset has random
+            weights, to try sizes with.
         teacher_vlm: distill: directory of the whole model whose projector and language model `answer_logits` asks; its
             tower is the teacher where `teacher` is not given.
         student: distill: preset or directory the student starts from.
@@ -21,11 +33,14 @@ class ModelSection:
             last among them, that the student starts as, in the teacher's width; 0 for none.
         vision: align: preset or directory of the vision tower, as a distill run writes to `RUN_DIR/model`.
         language: align: directory (or preset) of the language model.
-        vlm: finetune: directory of a whole model, as an align run writes to `RUN_DIR/model`.
-        tokenizer: align: directory of the tokenizer; finetune: as well, where the `vlm` directory lacks one.
+        vlm: finetune: directory of a whole model, as an align run writes to `RUN_DIR/model`, or a preset.
+        tokenizer: align: directory of the tokenizer; finetune: as well, where `vlm` has none.
         projector: `mlp` (stock) or `linear`.
         drop_path: stochastic depth of the trained vision tower's last layer, in [0, 1).
         attention: kernels of the language model's packs and of the towers; `auto` takes the fastest that works here.
+        checkpointing: activation checkpointing of the trained tower and of the language model.
+        freeze: patterns of names (`*`, `?`, `[...]`) of further parameters that are not trained, each matching some;
+            names are those of `--dry-run`, such as `vlm.model.vision_tower.encoder.layer.0.*`.
     """
 
     teacher: str | None = None
@@ -39,6 +54,8 @@ class ModelSection:
     projector: str = "mlp"
     drop_path: float = 0.0
     attention: Literal["auto", "flash", "varlen", "flex", "sdpa"] = "auto"
+    checkpointing: CheckpointingSection = field(default_factory=CheckpointingSection)
+    freeze: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,19 +134,44 @@ class LearningRates:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightDecays:
+    """Decoupled weight decay of each module; one number in the recipe sets all four."""
+
+    vision: float = 0.01
+    projector: float = 0.01
+    language: float = 0.01
+    bridge: float = 0.01
+
+    @classmethod
+    def from_number(cls, decay: float) -> "WeightDecays":
+        """The same decay for every module."""
+        return cls(vision=decay, projector=decay, language=decay, bridge=decay)
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimSection:
     """AdamW and its schedule.
 
     Attributes:
         lr: peak learning rate, by module.
-        weight_decay: of matrices; norms, biases, LayerScale and embeddings are not decayed.
+        weight_decay: by module, of what `no_decay` does not name.
+        no_decay: kinds of parameters without decay.
+        layer_decay: factor on the vision tower's rate from each layer to the one below it, in (0, 1]; the last layer
+            has the whole rate, the embeddings have the lowest.
         warmup: below 1 a fraction of all steps, from 1 a number of steps.
         min_lr: where the schedule ends, as a fraction of the peak.
         grad_clip: largest global gradient norm; 0 for none.
     """
 
     lr: LearningRates = field(default_factory=LearningRates)
-    weight_decay: float = 0.01
+    weight_decay: WeightDecays = field(default_factory=WeightDecays)
+    no_decay: tuple[Literal["norms", "biases", "layer_scale", "embeddings"], ...] = (
+        "norms",
+        "biases",
+        "layer_scale",
+        "embeddings",
+    )
+    layer_decay: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     warmup: float = 0.03

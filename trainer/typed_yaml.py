@@ -86,6 +86,9 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
 
 
+_PLAIN = (int, float, bool, str, Path)
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which `1e-4` is a number, as in YAML 1.2, and a repeated key is an error."""
 
@@ -167,7 +170,12 @@ def _build_union(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
         built = build(option, value, where, attempt)
         if not attempt:
             return built
-    return build(options[-1], value, where, problems)
+    last: list[str] = []
+    built = build(options[-1], value, where, last)
+    if last and all(option in _PLAIN or get_origin(option) is Literal for option in options):
+        last = [f"{where}: got {value!r}, expected {_describe(kind)}"]
+    problems += last
+    return built
 
 
 def _build_tuple(kind: Any, value: Any, where: str, problems: list[str]) -> Any:

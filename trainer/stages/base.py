@@ -14,9 +14,11 @@ from transformers import PreTrainedModel
 from data_shards.collate import Batch
 from data_shards.cost import CostModel
 from data_shards.loader import TextSettings
+from models.checkpointing import checkpoint_layers, num_checkpointed
 from models.loading import WHOLE, Blank, Files, fill
 from trainer.dist import Ranks
 from trainer.engine import Partition
+from trainer.freeze import freeze
 from trainer.optim import ParamGroup, parameter_groups
 from trainer.recipe import Recipe
 
@@ -101,6 +103,22 @@ class Stage(ABC):
         self.blanks = blanks
         self.dtype = dtype
         self.frozen = frozen
+        freeze(model, recipe.model.freeze)
+        for module in ("vision", "language"):
+            checkpoint_layers(list(self.layers().get(module, ()))[: self.num_checkpointed(module)])
+
+    @abstractmethod
+    def layers(self) -> Mapping[str, nn.ModuleList]:
+        """Layers whose activations may be checkpointed, by module: `vision` and `language`, if there is one."""
+
+    def num_checkpointed(self, module: str) -> int:
+        """How many of a module's layers are checkpointed.
+
+        Raises:
+            CheckpointingError: the recipe asks for more than there are.
+        """
+        wanted = getattr(self.recipe.model.checkpointing, module)
+        return num_checkpointed(f"model.checkpointing.{module}", wanted, list(self.layers().get(module, ())))
 
     def load(self, partition: Partition | None = None) -> None:
         """Give the model its weights: whole on this rank, or this rank's part of each; called on all ranks.
@@ -144,8 +162,12 @@ class Stage(ABC):
         return parameter_groups(self.model.named_parameters(), self.modules, self.recipe.optim)
 
     def train_mode(self) -> None:
-        """Trained modules to training mode; frozen ones to evaluation mode."""
+        """Trained modules to training mode; those without a trained parameter to evaluation mode."""
         self.model.train()
+        for module in self.model.modules():
+            trained = [parameter.requires_grad for parameter in module.parameters()]
+            if trained and not any(trained):
+                module.eval()
 
     @abstractmethod
     def prepare(self, preparation: Preparation) -> None:

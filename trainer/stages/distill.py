@@ -79,6 +79,10 @@ class DistillStage(Stage):
         cached = () if self._online else ("distill: the teacher is not loaded; its targets are read with the frames",)
         return (self._announcement, *(self.answers.notes() if self.answers else ()), *cached)
 
+    def layers(self) -> Mapping[str, torch.nn.ModuleList]:
+        assert isinstance(self.model, DistillStudent)
+        return {"vision": self.model.tower.encoder.layer}
+
     def load(self, partition: Partition | None = None) -> None:
         """See `Stage`; the frozen parts are partitioned as `distill.teacher_placement` says.
 

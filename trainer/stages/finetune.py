@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from models.blanks import stored_vlm
+from models.presets import VLM_PRESETS
 from models.vision import add_drop_path
 from trainer.recipe import Recipe
-from trainer.stages.sources import model_directory, tokenizer_from
+from trainer.stages.sources import model_directory, tokenizer_from, vlm_from
 from trainer.stages.vlm import VlmStage
 
 
@@ -15,16 +15,18 @@ class FinetuneStage(VlmStage):
     """Every parameter is trained."""
 
     def __init__(self, recipe: Recipe, dtype: torch.dtype) -> None:
-        """Load the model; its directory holds the tokenizer, unless the recipe names another.
+        """Take the model; its directory holds the tokenizer, unless the recipe names another.
 
         Raises:
             StageError: no model or tokenizer there.
         """
         init = recipe.model
         assert init.vlm is not None
-        directory = model_directory("model.vlm", init.vlm)
+        fresh = init.vlm in VLM_PRESETS
+        directory = init.vlm if fresh else str(model_directory("model.vlm", init.vlm, VLM_PRESETS))
         own = (Path(directory) / "tokenizer.json").is_file()
-        tokenizer = tokenizer_from("model.tokenizer", str(directory) if own else init.tokenizer or str(directory))
-        blank = stored_vlm(directory)
+        tokenizer = tokenizer_from("model.tokenizer", directory if own else init.tokenizer or directory)
+        generator = torch.Generator().manual_seed(recipe.seed)
+        blank = vlm_from("model.vlm", directory, tokenizer, generator, init.projector)
         add_drop_path(blank.model.model.vision_tower, init.drop_path)
         super().__init__(recipe, blank, tokenizer, dtype, frozen={})

@@ -4,12 +4,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from transformers import InternVLVisionModel, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    InternVLForConditionalGeneration,
+    InternVLVisionModel,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
+from data_shards.chat import IMAGE_TOKEN
 from data_shards.tokenizer import APPENDED_SPECIALS, TokenizerError, load_tokenizer
-from models.blanks import drawn_language, drawn_vision, stored_language, stored_vision
+from models.blanks import drawn_language, drawn_vision, drawn_vlm, stored_language, stored_vision, stored_vlm
 from models.loading import Blank
-from models.presets import TEXT_PRESETS, VISION_PRESETS, text_config, vision_config
+from models.presets import TEXT_PRESETS, VISION_PRESETS, VLM_PRESETS, text_config, vision_config, vlm_preset
 
 FORMER_STAGE: Mapping[str, str] = {"model.vision": "distill", "model.vlm": "align"}
 
@@ -35,14 +41,38 @@ def vision_from(field: str, name: str, generator: torch.Generator) -> Blank[Inte
 
 
 def language_from(field: str, name: str, vocab_size: int, generator: torch.Generator) -> Blank[LlamaForCausalLM]:
-    """A language model from a directory, or fresh from a preset with a vocabulary of `vocab_size`.
+    """A language model from a directory, or fresh from a preset.
+
+    Args:
+        vocab_size: of the tokenizer; a preset with a larger vocabulary of its own keeps that.
 
     Raises:
         StageError: as `vision_from`.
     """
     if name in TEXT_PRESETS:
-        return drawn_language(text_config(name, vocab_size=vocab_size), generator)
+        return drawn_language(text_config(name, vocab_size=_vocabulary(name, vocab_size)), generator)
     return stored_language(model_directory(field, name, TEXT_PRESETS))
+
+
+def vlm_from(
+    field: str, name: str, tokenizer: PreTrainedTokenizerFast, generator: torch.Generator, projector: str
+) -> Blank[InternVLForConditionalGeneration]:
+    """A whole model from a directory, or fresh from a preset, as `language_from`.
+
+    Raises:
+        StageError: as `vision_from`.
+    """
+    if name not in VLM_PRESETS:
+        return stored_vlm(model_directory(field, name, VLM_PRESETS))
+    vocab_size = _vocabulary(VLM_PRESETS[name][1], len(tokenizer))
+    image_token = int(tokenizer.get_vocab()[IMAGE_TOKEN])
+    return drawn_vlm(
+        vlm_preset(name, vocab_size=vocab_size, image_token_id=image_token), generator, projector=projector
+    )
+
+
+def _vocabulary(preset: str, tokens: int) -> int:
+    return max(int(TEXT_PRESETS[preset].get("vocab_size", 0)), tokens)
 
 
 def tokenizer_from(field: str, name: str) -> PreTrainedTokenizerFast:

@@ -66,13 +66,17 @@ class VlmStage(Stage):
         )
         head_dim = vlm.model.language_model.config.head_dim
         self.attention = choose_backend(recipe.model.attention, compute_device(), dtype, head_dim)
-        model = PackedVLM(vlm, self.attention)
+        model = PackedVLM(vlm, self.attention, longest=recipe.data.max_tokens)
         super().__init__(recipe, model, text, blanks=(blank,), dtype=dtype, frozen=frozen)
         self.tokenizer = tokenizer
         self._datasets = tuple(dataset.name for dataset in recipe.data.datasets)
 
     def notes(self) -> tuple[str, ...]:
         return (self.attention.announcement,)
+
+    def layers(self) -> Mapping[str, torch.nn.ModuleList]:
+        model = self.vlm.model
+        return {"vision": model.vision_tower.encoder.layer, "language": model.language_model.layers}
 
     @property
     def vlm(self) -> InternVLForConditionalGeneration:
@@ -94,7 +98,8 @@ class VlmStage(Stage):
 
     def loss(self, forward: Forward, batch: Batch, device: torch.device) -> LossOut:
         layout = pack_layout(batch.groups, batch.segment_ids, self.attention).to(device)
-        dataset_M = self._dataset_of_labels(batch).to(device)
+        dataset_M = self._dataset_of_labels(batch).to(device, non_blocking=True)
+        image_positions = (batch.input_ids == self.vlm.config.image_token_id).nonzero()[:, 0]
         batch = batch.to(device, non_blocking=True)
         each_M, predicted_M = forward(
             batch.input_ids,
@@ -105,6 +110,7 @@ class VlmStage(Stage):
             batch.dummy_tile,
             batch.label_targets,
             head_chunks(self.recipe.data.max_tokens, self.vlm.lm_head.out_features),
+            image_positions.to(device, non_blocking=True),
         )
         losses_M = each_M * batch.label_weights
         hits = (predicted_M == batch.label_targets).sum()

@@ -10,6 +10,7 @@ from models.attention.base import Backend
 from models.attention.kernels import FlashAttention2, Sequences, TorchVarlen
 from models.attention.plain_kernel import PlainKernel
 from models.attention.two_pass import TwoPassPlan
+from models.checkpointing import checkpoint_layers
 from models.vlm import PackedVLM
 from tests.gpu.reference import Case, random_case, reference, with_gradients
 from tests.unit.models.tiny import tiny_pack, tiny_vlm
@@ -191,7 +192,7 @@ def test_a_whole_model_trains_alike_under_sdpa_and_in_two_passes_with_checkpoint
     for backend, checkpoint in ((None, False), (PLAIN, True)):
         wrapper = PackedVLM(tiny_vlm().double())
         if checkpoint:
-            wrapper.checkpoint_activations()
+            checkpoint_layers([*wrapper.vlm.model.vision_tower.encoder.layer, *wrapper.vlm.model.language_model.layers])
         layout = pack_layout(pack.groups, pack.segment_ids, backend)
         logits = wrapper(
             pack.input_ids, pack.position_ids, pack.pixels.double(), layout, pack.label_positions, dummy_tile=False

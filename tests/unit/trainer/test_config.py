@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from trainer.config import ConfigError, load_recipe, recipe_to_yaml, warmup_steps
-from trainer.recipe import LearningRates
+from trainer.recipe import LearningRates, WeightDecays
 
 BASE = {
     "stage": "distill",
@@ -64,6 +64,12 @@ def test_values_out_of_range_are_refused_together(tmp_path):
         ("distill={features: 0, patch_logits: 0}", "distill: all terms have weight 0"),
         ("data.datasets.0.targets=cache", "distill.codebook: missing"),
         ("data.datasets=[{path: a, targets: b}, {path: c}]", "some have `targets`"),
+        ("model.checkpointing.vision=-1", r"model\.checkpointing\.vision: got -1, expected 0 or more"),
+        ("model.checkpointing.language=most", r"got 'most', expected one of 'all' or a whole number"),
+        ("optim.layer_decay=0", r"optim\.layer_decay: got 0\.0, expected more than 0"),
+        ("optim.layer_decay=1.5", r"optim\.layer_decay: got 1\.5, expected 0 to 1"),
+        ("optim.weight_decay.vision=-1", r"optim\.weight_decay\.vision"),
+        ("optim.no_decay=[bias]", r"optim\.no_decay\.0: got 'bias'"),
     ],
 )
 def test_bad_setting_is_named(tmp_path, override, field):
@@ -154,3 +160,12 @@ def test_drop_path_in_a_stage_that_freezes_the_tower_is_refused(tmp_path):
     path = _write(tmp_path, BASE | {"stage": "align", "model": parts | {"drop_path": 0.1}})
     with pytest.raises(ConfigError, match=r"model\.drop_path: got 0\.1, expected 0 in stage 'align'"):
         load_recipe(path)
+def test_one_number_of_weight_decay_and_layers_by_module(tmp_path):
+    given = ["optim.weight_decay=0.2", "model.checkpointing={vision: all, language: 3}", "model.freeze=['*.bias']"]
+    recipe, _ = load_recipe(_write(tmp_path, BASE), given)
+    assert recipe.optim.weight_decay == WeightDecays.from_number(0.2)
+    assert (recipe.model.checkpointing.vision, recipe.model.checkpointing.language) == ("all", 3)
+    assert recipe.model.freeze == ("*.bias",)
+    path = tmp_path / "again.yaml"
+    path.write_text(recipe_to_yaml(recipe))
+    assert load_recipe(path)[0] == recipe
