@@ -15,9 +15,10 @@ def normalise_tiles(tiles: torch.Tensor, dtype: torch.dtype = torch.float32) -> 
     """uint8 RGB tiles [T, S, S, 3] to pixels [T, 3, S, S], with ImageNet's mean and standard deviation."""
     assert tiles.dtype == torch.uint8, f"got {tiles.dtype}, expected uint8 tiles"
     assert tiles.shape[-1] == 3, f"got {tuple(tiles.shape)}, expected RGB last"
-    mean = torch.tensor(IMAGE_MEAN, device=tiles.device).mul(255)
-    std = torch.tensor(IMAGE_STD, device=tiles.device).mul(255)
-    return ((tiles.float() - mean) / std).permute(0, 3, 1, 2).to(dtype).contiguous()
+    pixels = tiles.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    for channel, mean, std in zip(pixels.unbind(1), IMAGE_MEAN, IMAGE_STD, strict=True):
+        channel.sub_(mean * 255).div_(std * 255)  # numbers, not tensors: nothing is copied that the host waits for
+    return pixels.to(dtype)
 
 
 def patch_features(tower: InternVLVisionModel, pixels: torch.Tensor, last_k: int) -> list[torch.Tensor]:

@@ -32,7 +32,7 @@ class MetricWindow:
         """Add a micro batch's sums with their weights."""
         for name, (total, weight) in metrics.items():
             assert name in self.names, f"metric {name} was not announced, known: {self.names}"
-            pair = torch.stack([total.detach().double(), torch.as_tensor(weight, device=total.device).double()])
+            pair = torch.stack([total.detach().double(), _like(total, weight)])
             self.means.setdefault(name, []).append(pair)
 
     def add_counts(self, counts: StepCounts, *, fill_tokens: float, fill_tiles: float) -> None:
@@ -68,6 +68,11 @@ class MetricWindow:
         )
         self.means, self.losses, self.counts, self.seconds, self.data_wait = {}, [], {}, 0.0, 0.0
         return window
+
+
+def _like(total: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
+    """The weight in float64 beside the sum; a number is filled in there, not copied, for which the host would wait."""
+    return weight.double() if isinstance(weight, torch.Tensor) else total.new_full((), weight, dtype=torch.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
