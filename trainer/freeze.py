@@ -1,9 +1,11 @@
 """A model and name patterns in; parameters that are trained no more out."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -33,6 +35,26 @@ def freeze(model: nn.Module, patterns: Sequence[str], field: str = "model.freeze
             parameter.requires_grad_(False)
     if patterns and not any(parameter.requires_grad for parameter in parameters.values()):
         raise FreezeError(f"{field}: got {', '.join(patterns)}, which leaves nothing to train; leave one of them out")
+
+
+def let_gradients_in(layers: Iterable[nn.Module]) -> None:
+    """See to it that the first layer with a trained parameter has an input that wants a gradient, whatever is frozen
+    before it.
+
+    DeepSpeed releases the parameters of a ZeRO-3 leaf module when the gradient of its input is known: where none is
+    wanted, before its backward pass has begun. To be called before the engine is made, whose hooks come after this one.
+    """
+    for layer in layers:
+        if any(parameter.requires_grad for parameter in layer.parameters()):
+            layer.register_forward_pre_hook(_want_gradient)
+            return
+
+
+def _want_gradient(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    hidden, *others = args
+    if torch.is_grad_enabled() and not hidden.requires_grad:
+        hidden = hidden.detach().requires_grad_()
+    return (hidden, *others)
 
 
 def _near(pattern: str, names: Sequence[str] | dict[str, nn.Parameter]) -> str:

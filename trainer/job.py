@@ -16,8 +16,10 @@ from trainer.data import Data, make_data
 from trainer.dist import Ranks
 from trainer.ds_config import load_ds_config, precision, resolve, zero_stage
 from trainer.engine import Engine, Partition
+from trainer.fit import memory_report
 from trainer.loggers import announce, make_logger
 from trainer.loop import Run, fit
+from trainer.memory import Zero
 from trainer.optim import training_table
 from trainer.resume import CheckpointError, StoredCheckpoints
 from trainer.run_dir import RunDir, frozen_record, write_model
@@ -42,18 +44,22 @@ class Job:
         ds_config, recipe: files.
         overrides: `section.field=value` settings.
         resume: `auto`, `never`, or the path of a checkpoint.
+        world_size: ranks that a dry run asks about; None for those of the launcher.
+        gpu_gib: memory of a card that a dry run is to fit.
     """
 
     ds_config: Path
     recipe: Path
     overrides: Sequence[str]
     resume: str
+    world_size: int | None = None
+    gpu_gib: float | None = None
 
 
 def describe(job: Job) -> str:
-    """What a job would do: resolved recipe and DeepSpeed configuration, plan, what is trained."""
+    """What a job would do: resolved recipe and DeepSpeed configuration, plan, what is trained, memory."""
     recipe, notes = load_recipe(job.recipe, job.overrides)
-    world_size = dist.world_size_from_environment()
+    world_size = job.world_size or dist.world_size_from_environment()
     config = _resolve(job, recipe, world_size)
     stage = make_stage(recipe, getattr(torch, precision(config)), loaded=False)
     data = make_data(recipe, stage.text, None, stage.cost())
@@ -64,6 +70,7 @@ def describe(job: Job) -> str:
         *stage.notes(),
         *data.summary(world_size),
         _table(stage),
+        memory_report(stage, Zero.of(config, world_size), gpu_gib=job.gpu_gib),
     ]
     return "\n".join(parts)
 

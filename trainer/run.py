@@ -33,14 +33,19 @@ FAILURE, USAGE = 1, 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage and return its exit status."""
-    options = _parser().parse_args(arguments)
+    options = _options(arguments)
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     transformers_logging.disable_progress_bar()
     try:
         job = Job(
-            ds_config=options.ds_config, recipe=options.recipe, overrides=options.overrides, resume=options.resume
+            ds_config=options.ds_config,
+            recipe=options.recipe,
+            overrides=options.overrides,
+            resume=options.resume,
+            world_size=options.world_size,
+            gpu_gib=options.gpu_memory,
         )
         if options.dry_run:
             announce(describe(job))
@@ -61,6 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dist.teardown()
 
 
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    asked = {"--world-size": options.world_size, "--gpu-memory": options.gpu_memory}
+    for name, value in asked.items():
+        if value is not None and not options.dry_run:
+            parser.error(f"{name}: only a dry run asks about other machines; add --dry-run")
+        if value is not None and value <= 0:
+            parser.error(f"{name}: got {value}, expected more than 0")
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="trainer/run.py", description="Train one stage under DeepSpeed.")
     parser.add_argument("--ds_config", type=Path, required=True, help="DeepSpeed JSON: ZeRO stage, precision, offload")
@@ -70,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto (default): newest whole checkpoint of the run directory; never: start anew; or a checkpoint's path",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print recipe, plan and steps, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="print recipe, plan, steps and memory, and stop")
+    parser.add_argument("--world-size", type=int, help="with --dry-run: ranks to ask about, whatever this machine has")
+    parser.add_argument("--gpu-memory", type=float, metavar="GIB", help="with --dry-run: card that packs are to fit")
     parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher; LOCAL_RANK is what counts")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="laid over the recipe")
     return parser

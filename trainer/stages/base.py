@@ -18,7 +18,7 @@ from models.checkpointing import checkpoint_layers, num_checkpointed
 from models.loading import WHOLE, Blank, Files, fill
 from trainer.dist import Ranks
 from trainer.engine import Partition
-from trainer.freeze import freeze
+from trainer.freeze import freeze, let_gradients_in
 from trainer.optim import ParamGroup, parameter_groups
 from trainer.recipe import Recipe
 
@@ -104,6 +104,8 @@ class Stage(ABC):
         self.dtype = dtype
         self.frozen = frozen
         freeze(model, recipe.model.freeze)
+        for layers in self.layers().values():
+            let_gradients_in(layers)
         for module in ("vision", "language"):
             checkpoint_layers(list(self.layers().get(module, ()))[: self.num_checkpointed(module)])
 

@@ -1,9 +1,10 @@
 """Patterns of parameter names that are not trained."""
 
 import pytest
+import torch
 from torch import nn
 
-from trainer.freeze import FreezeError, freeze
+from trainer.freeze import FreezeError, freeze, let_gradients_in
 
 
 def model():
@@ -31,3 +32,18 @@ def test_every_pattern_without_a_match_is_named_with_names_near_it():
 def test_freezing_everything_is_refused():
     with pytest.raises(FreezeError, match="leaves nothing to train"):
         freeze(model(), ["*"])
+
+
+def test_the_first_trained_layer_gets_an_input_that_wants_a_gradient_and_no_other_does():
+    layers = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    layers[0].requires_grad_(False)
+    let_gradients_in(layers)
+    wanted = []
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda _, args: wanted.append((args[0].requires_grad, args[0].is_leaf)))
+    layers(torch.ones(1, 2)).sum().backward()
+    assert wanted == [(False, True), (True, True), (True, False)]
+    wanted.clear()
+    with torch.no_grad():
+        layers(torch.ones(1, 2))
+    assert not any(gradient for gradient, _ in wanted)

@@ -34,6 +34,26 @@ def test_dry_run_prints_recipe_plan_and_table_and_writes_nothing(world, capsys):
     assert not (world / "dry").exists()
 
 
+def test_dry_run_tells_the_memory_of_ranks_and_cards_that_are_not_here(world, capsys):
+    recipe = write_recipe(world, "distill", world / "dry")
+    asked = ("--dry-run", "--world-size", 64, "--gpu-memory", 0.001)
+    assert _main("--recipe", recipe, *asked) == 0
+    output = capsys.readouterr().out
+    assert '"train_batch_size": 64' in output
+    assert "ZeRO-3 on 64 ranks, 32 bits" in output
+    assert "teacher" in output
+    assert "in 0.001 GiB: does not fit" in output
+
+
+@pytest.mark.parametrize("option", [["--world-size", "8"], ["--gpu-memory", "80"], ["--dry-run", "--world-size", "0"]])
+def test_questions_about_other_machines_need_a_dry_run_and_a_number(world, capsys, option):
+    recipe = write_recipe(world, "distill", world / "dry")
+    with pytest.raises(SystemExit) as ended:
+        _main("--recipe", recipe, *option)
+    assert ended.value.code == 2
+    assert "--world-size" in capsys.readouterr().err or "--gpu-memory" in option
+
+
 def test_unknown_key_is_a_usage_error(world, capsys):
     recipe = write_recipe(world, "distill", world / "typo")
     assert _main("--recipe", recipe, "--dry-run", "optim.grad_clipp=1") == 2

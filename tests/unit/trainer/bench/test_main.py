@@ -1,0 +1,36 @@
+"""The benchmark of every stage at tiny size on the CPU, through its command."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers.paths import ROOT
+
+PARTS = {
+    "distill": {"teacher forward", "student forward", "loss forward", "loss backward", "student backward"},
+    "align": {"vision forward", "language forward", "loss forward", "loss backward", "language backward"},
+    "finetune": {"vision forward", "language forward", "language backward", "projector backward", "vision backward"},
+}
+
+
+@pytest.mark.parametrize("stage", sorted(PARTS))
+def test_a_tiny_stage_is_measured_part_by_part(stage, tmp_path):
+    out = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "trainer.bench", "--preset", "tiny", "--stage", stage, "--out", str(out)]
+    sizes = ["--tokens", "600", "--tiles", "26", "--steps", "3", "--warmup", "1", "--peak-tflops", "1"]
+    done = subprocess.run([*command, *sizes], cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads(out.read_text())
+    parts = figures["seconds"]
+    assert PARTS[stage] | {"optimiser", "step"} <= set(parts)
+    assert all(0 <= values["p10"] <= values["median"] <= values["p90"] for values in parts.values())
+    whole = sum(values["median"] for name, values in parts.items() if name != "step")
+    assert 0.5 * whole < parts["step"]["median"] < 2 * whole
+    assert figures["tiles_per_s"] > 0
+    assert 0 < figures["useful_mfu"] < 1
+    assert figures["memory"]["estimated"]["peak"] > 0
+    assert ("vision backward" in parts) == (stage == "finetune")
+    assert (figures["questions_per_s"] > 0) == (stage != "distill")
+    assert "part" in done.stdout

@@ -1,0 +1,1 @@
+"""`python -m trainer.bench`: sizes in, the measured speed and memory of a stage out."""

@@ -1,0 +1,94 @@
+"""A stage, a DeepSpeed configuration and the memory of a card in; the estimate and the settings that fit out."""
+
+from collections.abc import Callable, Mapping
+
+from models.activations import ModuleBytes
+from trainer.footprint import as_in_recipe, footprint
+from trainer.memory import GIB, Footprint, Memory, Zero, estimate, table
+from trainer.stages.base import Stage
+
+_FACTORS = (2, 1.5, 1.25, 1, 0.75, 0.5, 0.375, 0.25, 0.125)
+"""Tried on both limits of a pack, largest first."""
+
+
+Sized = Callable[[float], Footprint]
+"""The footprint with both limits times a factor."""
+
+
+def memory_report(stage: Stage, zero: Zero, *, gpu_gib: float | None = None) -> str:
+    """The table of the recipe's settings, and with the memory of a card, in GiB, whether they fit and what else would.
+
+    What a GPU needs for itself is counted where a card is named or training is in 16 bits.
+    """
+    data = stage.recipe.data
+
+    def sized(factor: float) -> Footprint:
+        return footprint(
+            stage,
+            max_tokens=round(data.max_tokens * factor),
+            max_tiles=round(data.max_tiles * factor),
+            divided=zero.stage == 3,
+        )
+
+    counts = as_in_recipe(stage)
+    memory = estimate(sized(1.0), zero, counts, gpu=gpu_gib is not None or zero.item == 2)
+    checkpointed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    title = (
+        f"memory, estimated: packs of {data.max_tokens} tokens and {data.max_tiles} tiles, ZeRO-{zero.stage} on "
+        f"{zero.world_size} ranks, {8 * zero.item} bits, checkpointed layers: {checkpointed}"
+    )
+    lines = [table(memory, title)]
+    if gpu_gib is not None:
+        lines += _advice(stage, sized, zero, memory, gpu_gib)
+    return "\n".join(lines)
+
+
+def memory_of(stage: Stage, zero: Zero) -> Memory:
+    """The estimate of the recipe's own settings on a GPU."""
+    data = stage.recipe.data
+    divided = zero.stage == 3
+    size = footprint(stage, max_tokens=data.max_tokens, max_tiles=data.max_tiles, divided=divided)
+    return estimate(size, zero, as_in_recipe(stage))
+
+
+def _advice(stage: Stage, sized: Sized, zero: Zero, memory: Memory, gpu_gib: float) -> list[str]:
+    room, spare = gpu_gib * GIB, gpu_gib - memory.peak / GIB
+    verdict = f"fits, {spare:.1f} GiB to spare" if spare >= 0 else f"does not fit, {-spare:.1f} GiB too much"
+    lines = [f"in {gpu_gib:g} GiB: {verdict}"]
+    here = cheapest(sized(1.0), zero, room)
+    if here is not None:
+        lines.append(f"fewest checkpointed layers that fit with these limits: {_setting(here)}")
+    largest = next(((f, counts) for f in _FACTORS if (counts := cheapest(sized(f), zero, room)) is not None), None)
+    if largest is None:
+        lines.append("no limits fit: take more GPUs under ZeRO-3, or a DeepSpeed configuration that offloads")
+    elif largest[0] != 1:
+        factor, counts = largest
+        tokens, tiles = (round(limit * factor) for limit in (stage.recipe.data.max_tokens, stage.recipe.data.max_tiles))
+        lines.append(
+            f"largest limits tried that fit: data.max_tokens={tokens} data.max_tiles={tiles} {_setting(counts)}"
+        )
+    return lines
+
+
+def cheapest(footprint: Footprint, zero: Zero, room: float) -> dict[str, int] | None:
+    """The fewest checkpointed layers with which the estimate is at most `room` bytes; None where all are too few.
+
+    Layers are taken one by one from the module that frees the most bytes for the work of running a layer again.
+    """
+    modules = sorted((module for module in footprint.modules if module.layers), key=_freed, reverse=True)
+    counts = {module.name: 0 for module in footprint.modules}
+    while estimate(footprint, zero, counts).peak > room:
+        module = next((m for m in modules if counts[m.name] < m.skipped + len(m.layers)), None)
+        if module is None:
+            return None
+        counts[module.name] = max(counts[module.name], module.skipped) + 1
+    return counts
+
+
+def _freed(module: ModuleBytes) -> float:
+    layer = module.layers[-1]
+    return (layer.whole - layer.input) / layer.flops
+
+
+def _setting(counts: Mapping[str, int]) -> str:
+    return "model.checkpointing={" + ", ".join(f"{name}: {count}" for name, count in counts.items()) + "}"

@@ -1,0 +1,130 @@
+"""A stage and the limits of a pack in; what has to be in memory for it out, without any weight being there."""
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+
+from torch import nn
+from transformers import InternVLConfig, InternVLVisionConfig, LlamaConfig
+
+from models.activations import (
+    LayerBytes,
+    ModuleBytes,
+    distill_loss_bytes,
+    language_ends,
+    language_layer,
+    loss_bytes,
+    num_patches,
+    pixel_bytes,
+    projector_bytes,
+    vision_layer,
+)
+from models.label_loss import head_chunks
+from trainer.memory import Footprint
+from trainer.stages.base import Stage
+from trainer.stages.distill import DistillStage
+from trainer.stages.vlm import VlmStage
+
+
+def footprint(stage: Stage, *, max_tokens: int, max_tiles: int, divided: bool) -> Footprint:
+    """What a stage holds.
+
+    Args:
+        stage: its parameters may be on the meta device.
+        max_tokens, max_tiles: of a pack.
+        divided: ZeRO-3 divides the model, and the teacher where the recipe leaves it to that.
+    """
+    if isinstance(stage, DistillStage):
+        return _distill(stage, max_tiles, divided)
+    assert isinstance(stage, VlmStage), f"no footprint for {type(stage).__name__}"
+    return _vlm(stage, max_tokens, max_tiles)
+
+
+def as_in_recipe(stage: Stage) -> dict[str, int]:
+    """The layers that the recipe says."""
+    return {name: stage.num_checkpointed(name) for name in stage.layers()}
+
+
+def _distill(stage: DistillStage, tiles: int, divided: bool) -> Footprint:
+    item = stage.dtype.itemsize
+    teacher, layers = stage.teacher.config, stage.layers()["vision"]
+    student = stage.model.tower.config
+    settings = stage.recipe.distill
+    tokens, patches = tiles * (num_patches(student) + 1), tiles * num_patches(student)
+    module = _module("vision", layers, _other_trained(stage, ".embeddings."), partial(_vision, student, tiles, item))
+    taught = vision_layer(teacher, tiles, item)
+    return Footprint(
+        **_counts(stage.model),
+        teacher=sum(parameter.numel() for parameter in stage.teacher.parameters()),
+        teacher_divided=divided and stage.divides_teacher(),
+        modules=(module,),
+        others={"bridges": tokens * student.hidden_size * item},
+        loss=distill_loss_bytes(
+            tokens=tokens,
+            patches=patches,
+            width=teacher.hidden_size,
+            entries=settings.codebook_size,
+            layers=settings.last_k,
+            item=item,
+        ),
+        forward_alone=taught.forward + settings.last_k * taught.input,
+        tiles=pixel_bytes(student, tiles, item),
+    )
+
+
+def _vlm(stage: VlmStage, tokens: int, tiles: int) -> Footprint:
+    item = stage.dtype.itemsize
+    config = stage.vlm.config
+    vision, text = config.vision_config, config.text_config
+    assert isinstance(vision, InternVLVisionConfig)
+    assert isinstance(text, LlamaConfig)
+    layers = stage.layers()
+    tower_enters = _other_trained(stage, "vision_tower.embeddings.")
+    tower = _module("vision", layers["vision"], tower_enters, partial(_vision, vision, tiles, item))
+    enters = bool(tower.layers) or _other_trained(stage, "multi_modal_projector.", "embed_tokens.")
+    language = _module("language", layers["language"], enters, partial(_language, stage, text, tokens, item))
+    ends = language_ends(text, tokens, item, trained=_other_trained(stage, "language_model.norm."))
+    chunks = head_chunks(tokens, text.vocab_size)
+    return Footprint(
+        **_counts(stage.model),
+        modules=(tower, ModuleBytes(name="language", layers=language.layers, skipped=language.skipped, ends=ends)),
+        others=_projector(stage, config, tiles, item),
+        loss=loss_bytes(text, tokens, item, chunks=chunks, trained=_other_trained(stage, "lm_head.")),
+        forward_alone=vision_layer(vision, tiles, item).forward,
+        tiles=pixel_bytes(vision, tiles, item),
+    )
+
+
+def _projector(stage: VlmStage, config: InternVLConfig, tiles: int, item: int) -> Mapping[str, float]:
+    return (
+        {"projector": projector_bytes(config, tiles, item)} if _other_trained(stage, "multi_modal_projector.") else {}
+    )
+
+
+def _vision(config: InternVLVisionConfig, tiles: int, item: int, trained: bool) -> LayerBytes:
+    return vision_layer(config, tiles, item, trained=trained)
+
+
+def _language(stage: VlmStage, config: LlamaConfig, tokens: int, item: int, trained: bool) -> LayerBytes:
+    kernel = "sdpa" if stage.attention.name == "sdpa" else "varlen"
+    return language_layer(config, tokens, item, trained=trained, kernel=kernel)  # type: ignore[arg-type]
+
+
+def _module(name: str, layers: Iterable[nn.Module], enters: bool, size: partial[LayerBytes]) -> ModuleBytes:
+    """Bytes of the layers that gradients pass: all where they enter before the first, or from the first trained on."""
+    trained = [_trained(layer.named_parameters()) for layer in layers]
+    first = 0 if enters else (trained.index(True) if any(trained) else len(trained))
+    return ModuleBytes(name=name, layers=tuple(size(trained=own) for own in trained[first:]), skipped=first)
+
+
+def _other_trained(stage: Stage, *parts: str) -> bool:
+    """Whether a parameter is trained whose name holds one of these parts."""
+    return _trained((n, p) for n, p in stage.model.named_parameters() if any(part in f".{n}" for part in parts))
+
+
+def _trained(named: Iterable[tuple[str, nn.Parameter]]) -> bool:
+    return any(parameter.requires_grad for _, parameter in named)
+
+
+def _counts(model: nn.Module) -> dict[str, int]:
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return {"parameters": sum(size for size, _ in sizes), "trained": sum(size for size, trained in sizes if trained)}
