@@ -39,7 +39,7 @@ def checkpoint_layers(layers: Iterable[nn.Module]) -> None:
     """
     for layer in layers:
         if "forward" not in vars(layer):
-            layer.forward = partial(_again, layer.forward)
+            layer.forward = partial(_again, layer, layer.forward)
 
 
 def release_layers(layers: Iterable[nn.Module]) -> None:
@@ -48,7 +48,8 @@ def release_layers(layers: Iterable[nn.Module]) -> None:
         vars(layer).pop("forward", None)
 
 
-def _again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    if not torch.is_grad_enabled():
-        return forward(*args, **kwargs)
-    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+def _again(layer: nn.Module, forward: Callable[..., Any], hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    wanted = hidden.requires_grad or any(parameter.requires_grad for parameter in layer.parameters())
+    if not torch.is_grad_enabled() or not wanted:
+        return forward(hidden, *args, **kwargs)
+    return checkpoint(forward, hidden, *args, use_reentrant=False, **kwargs)

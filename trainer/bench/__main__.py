@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ import torch
 from trainer import dist
 from trainer.bench.measure import measure
 from trainer.bench.settings import PRESETS, ROOT, BenchSettings
-from trainer.dist import Ranks
 from trainer.loggers import announce
 from trainer.memory import GIB
 from trainer.recipe import CheckpointingSection
@@ -25,8 +25,8 @@ from trainer.recipe import CheckpointingSection
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write; returns the exit status."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
     default = "zero1.json" if torch.cuda.is_available() else "cpu_zero3.json"
@@ -50,13 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             figures = measure(settings, ranks, Path(ranks.gather(own)[0]))
             ranks.barrier()
         announce(_table(figures))
-        ranks.on_main(lambda: _write(options.out, figures, ranks))
+        ranks.on_main(lambda: _write(options.out, figures))
     finally:
         dist.teardown()
     return 0
 
 
-def _write(path: Path, figures: dict[str, Any], ranks: Ranks) -> None:
+def _write(path: Path, figures: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(figures, indent=2) + "\n")
 
