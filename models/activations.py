@@ -87,7 +87,7 @@ def vision_layer(config: InternVLVisionConfig, tiles: int, item: int, *, trained
     width, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
     rms = config.norm_type == "rms_norm"
     norms = 2 * _norm(width, item, trained=trained, rms=rms)
-    attention = 4 * width * item + heads * _PRECISE
+    attention = float(4 * width * item + heads * _PRECISE)
     if config.use_qk_norm:
         attention += 2 * (_norm(width, item, trained=trained, rms=True) - (width * item if trained else 0))
     scale = 2 * width * item if trained else 0
@@ -142,6 +142,8 @@ def distill_loss_bytes(
 def projector_bytes(config: InternVLConfig, tiles: int, item: int) -> float:
     """The trained stock projector: norm, linear map, GELU, linear map."""
     vision, text = config.vision_config, config.text_config
+    assert isinstance(vision, InternVLVisionConfig)
+    assert isinstance(text, LlamaConfig)
     tokens = tiles * image_tokens_per_tile(vision, config.downsample_ratio)
     wide = int(vision.hidden_size / config.downsample_ratio**2)
     return tokens * (_norm(wide, item, trained=True, rms=False) + 2 * text.hidden_size * item)

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import InternVLConfig, InternVLVisionConfig, LlamaConfig
 
 from models.activations import (
+    Kernel,
     LayerBytes,
     ModuleBytes,
     distill_loss_bytes,
@@ -18,6 +19,7 @@ from models.activations import (
     projector_bytes,
     vision_layer,
 )
+from models.distill_heads import DistillStudent
 from models.label_loss import head_chunks
 from trainer.memory import Footprint
 from trainer.stages.base import Stage
@@ -47,14 +49,16 @@ def as_in_recipe(stage: Stage) -> dict[str, int]:
 def _distill(stage: DistillStage, tiles: int, divided: bool) -> Footprint:
     item = stage.dtype.itemsize
     teacher, layers = stage.teacher.config, stage.layers()["vision"]
+    assert isinstance(stage.model, DistillStudent)
     student = stage.model.tower.config
     settings = stage.recipe.distill
     tokens, patches = tiles * (num_patches(student) + 1), tiles * num_patches(student)
     module = _module("vision", layers, _other_trained(stage, ".embeddings."), partial(_vision, student, tiles, item))
     taught = vision_layer(teacher, tiles, item)
     return Footprint(
-        **_counts(stage.model),
-        teacher=sum(parameter.numel() for parameter in stage.teacher.parameters()),
+        parameters=_numbers(stage.model.parameters()),
+        trained=_numbers(parameter for parameter in stage.model.parameters() if parameter.requires_grad),
+        teacher=_numbers(stage.teacher.parameters()),
         teacher_divided=divided and stage.divides_teacher(),
         modules=(module,),
         others={"bridges": tokens * student.hidden_size * item},
@@ -85,7 +89,8 @@ def _vlm(stage: VlmStage, tokens: int, tiles: int) -> Footprint:
     ends = language_ends(text, tokens, item, trained=_other_trained(stage, "language_model.norm."))
     chunks = head_chunks(tokens, text.vocab_size)
     return Footprint(
-        **_counts(stage.model),
+        parameters=_numbers(stage.model.parameters()),
+        trained=_numbers(parameter for parameter in stage.model.parameters() if parameter.requires_grad),
         modules=(tower, ModuleBytes(name="language", layers=language.layers, skipped=language.skipped, ends=ends)),
         others=_projector(stage, config, tiles, item),
         loss=loss_bytes(text, tokens, item, chunks=chunks, trained=_other_trained(stage, "lm_head.")),
@@ -105,8 +110,10 @@ def _vision(config: InternVLVisionConfig, tiles: int, item: int, trained: bool) 
 
 
 def _language(stage: VlmStage, config: LlamaConfig, tokens: int, item: int, trained: bool) -> LayerBytes:
-    kernel = "sdpa" if stage.attention.name == "sdpa" else "varlen"
-    return language_layer(config, tokens, item, trained=trained, kernel=kernel)  # type: ignore[arg-type]
+    """What is asked about may be a GPU that is not here: 16 bits mean its kernels for packs, if the recipe lets it."""
+    here = stage.recipe.model.attention if item == 2 else stage.attention.name
+    kernel: Kernel = "sdpa" if here == "sdpa" else "varlen"
+    return language_layer(config, tokens, item, trained=trained, kernel=kernel)
 
 
 def _module(name: str, layers: Iterable[nn.Module], enters: bool, size: partial[LayerBytes]) -> ModuleBytes:
@@ -125,6 +132,5 @@ def _trained(named: Iterable[tuple[str, nn.Parameter]]) -> bool:
     return any(parameter.requires_grad for _, parameter in named)
 
 
-def _counts(model: nn.Module) -> dict[str, int]:
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    return {"parameters": sum(size for size, _ in sizes), "trained": sum(size for size, trained in sizes if trained)}
+def _numbers(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)

@@ -127,7 +127,7 @@ def estimate(footprint: Footprint, zero: Zero, checkpointed: Mapping[str, int], 
 def model_state(footprint: Footprint, zero: Zero) -> tuple[dict[str, float], float]:
     """Bytes of weights, gradients, optimiser, gathered parameters and buffers, and of the host."""
     ranks, item = zero.world_size, zero.item
-    whole, trained = footprint.parameters * item, footprint.trained * item
+    whole, trained = float(footprint.parameters * item), float(footprint.trained * item)
     divided = zero.stage == 3
     weights = whole / ranks if divided else whole
     gradients = trained if zero.stage < 2 else trained / ranks
@@ -140,7 +140,7 @@ def model_state(footprint: Footprint, zero: Zero) -> tuple[dict[str, float], flo
         host += weights
         weights = 0.0
     gathered = min(footprint.parameters, zero.live) * item if divided and (ranks > 1 or zero.offload_param) else 0.0
-    teacher = footprint.teacher * item
+    teacher = float(footprint.teacher * item)
     if footprint.teacher_divided:
         gathered += min(footprint.teacher, zero.live) * item if ranks > 1 or zero.offload_param else 0.0
         if zero.offload_param:

@@ -1,6 +1,6 @@
 """What the command line says in; the recipe and packs that a benchmark runs, over models with random weights, out."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -79,22 +79,14 @@ class BenchSettings:
 
 def bench_recipe(settings: BenchSettings, run_dir: Path) -> Recipe:
     """The recipe of a benchmark: that of a stage, with presets in the place of directories."""
-    preset = PRESETS[settings.preset]
-    models = {
-        "distill": {"teacher": preset.teacher, "student": preset.student},
-        "align": {"vision": preset.student, "language": preset.language, "tokenizer": str(TOKENIZER)},
-        "finetune": {"vlm": preset.vlm, "tokenizer": str(TOKENIZER)},
-    }
     return Recipe(
         stage=settings.stage,
         run_dir=run_dir,
         steps=settings.warmup + settings.steps,
-        model=ModelSection(
-            **models[settings.stage], attention=settings.attention, checkpointing=settings.checkpointing
-        ),
+        model=_models(settings),
         data=DataSection(
             datasets=(DatasetSection(path=Path(DATASET), name=DATASET),),
-            view=ViewLayout(tile_size=preset.tile_size),
+            view=ViewLayout(tile_size=PRESETS[settings.preset].tile_size),
             max_tokens=settings.tokens,
             max_tiles=settings.tiles,
             questions_per_visit=settings.questions_per_visit,
@@ -103,6 +95,16 @@ def bench_recipe(settings: BenchSettings, run_dir: Path) -> Recipe:
         distill=DistillSection(codebook_tiles=settings.tiles, codebook_iterations=1, codebook_size=64),
         log_every=1,
     )
+
+
+def _models(settings: BenchSettings) -> ModelSection:
+    preset = PRESETS[settings.preset]
+    common = ModelSection(attention=settings.attention, checkpointing=settings.checkpointing)
+    if settings.stage == "distill":
+        return replace(common, teacher=preset.teacher, student=preset.student)
+    if settings.stage == "align":
+        return replace(common, vision=preset.student, language=preset.language, tokenizer=str(TOKENIZER))
+    return replace(common, vlm=preset.vlm, tokenizer=str(TOKENIZER))
 
 
 def pack_settings(stage: Stage, settings: BenchSettings) -> PackSettings:
