@@ -1,11 +1,16 @@
 """A stage, a DeepSpeed configuration and the memory of a card in; the estimate and the settings that fit out."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 
 from models.activations import ModuleBytes
 from trainer.footprint import as_in_recipe, footprint
 from trainer.memory import GIB, Footprint, Memory, Zero, estimate, table
+from trainer.recipe import CheckpointingSection
 from trainer.stages.base import Stage
+
+_MODULES = tuple(field.name for field in fields(CheckpointingSection))
+"""Whose layers a recipe may have checkpointed."""
 
 _FACTORS = (2, 1.5, 1.25, 1, 0.75, 0.5, 0.375, 0.25, 0.125)
 """Tried on both limits of a pack, largest first."""
@@ -75,8 +80,9 @@ def cheapest(footprint: Footprint, zero: Zero, room: float) -> dict[str, int] | 
 
     Layers are taken one by one from the module that frees the most bytes for the work of running a layer again.
     """
-    modules = sorted((module for module in footprint.modules if module.layers), key=_freed, reverse=True)
-    counts = {module.name: 0 for module in footprint.modules}
+    free = [module for module in footprint.modules if module.name in _MODULES]
+    modules = sorted((module for module in free if module.layers), key=_freed, reverse=True)
+    counts = {module.name: 0 for module in free}
     while estimate(footprint, zero, counts).peak > room:
         module = next((m for m in modules if counts[m.name] < m.skipped + len(m.layers)), None)
         if module is None:

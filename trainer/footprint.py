@@ -36,7 +36,7 @@ def footprint(stage: Stage, *, max_tokens: int, max_tiles: int, divided: bool) -
         divided: ZeRO-3 divides the model, and the teacher where the recipe leaves it to that.
     """
     if isinstance(stage, DistillStage):
-        return _distill(stage, max_tiles, divided)
+        return _distill(stage, max_tokens, max_tiles, divided)
     assert isinstance(stage, VlmStage), f"no footprint for {type(stage).__name__}"
     return _vlm(stage, max_tokens, max_tiles)
 
@@ -46,33 +46,55 @@ def as_in_recipe(stage: Stage) -> dict[str, int]:
     return {name: stage.num_checkpointed(name) for name in stage.layers()}
 
 
-def _distill(stage: DistillStage, tiles: int, divided: bool) -> Footprint:
-    item = stage.dtype.itemsize
-    teacher, layers = stage.teacher.config, stage.layers()["vision"]
+def _distill(stage: DistillStage, tokens: int, tiles: int, divided: bool) -> Footprint:
+    item, settings = stage.dtype.itemsize, stage.recipe.distill
     assert isinstance(stage.model, DistillStudent)
-    student = stage.model.tower.config
-    settings = stage.recipe.distill
-    tokens, patches = tiles * (num_patches(student) + 1), tiles * num_patches(student)
-    module = _module("vision", layers, _other_trained(stage, ".embeddings."), partial(_vision, student, tiles, item))
-    taught = vision_layer(teacher, tiles, item)
+    student, width = stage.model.tower.config, stage.model.bridges[0].out_features
+    assert isinstance(width, int)
+    patches = tiles * num_patches(student)
+    terms = distill_loss_bytes(
+        tokens=patches + tiles,
+        patches=patches if settings.patch_logits else 0,
+        width=width,
+        entries=settings.codebook_size,
+        layers=len(stage.model.bridges),
+        item=item,
+    )
+    asked, loss = _answers(stage, tokens, item)
+    divides = {part: divided and part.divides(stage.dtype, settings.teacher_placement) for part in stage.frozen_parts()}
+    taught = vision_layer(stage.teacher.config, tiles, item) if stage.teacher is not None else None
     return Footprint(
         parameters=_numbers(stage.model.parameters()),
         trained=_numbers(parameter for parameter in stage.model.parameters() if parameter.requires_grad),
-        teacher=_numbers(stage.teacher.parameters()),
-        teacher_divided=divided and stage.divides_teacher(),
-        modules=(module,),
-        others={"bridges": tokens * student.hidden_size * item},
-        loss=distill_loss_bytes(
-            tokens=tokens,
-            patches=patches,
-            width=teacher.hidden_size,
-            entries=settings.codebook_size,
-            layers=settings.last_k,
-            item=item,
+        beside=sum(part.num_parameters for part, apart in divides.items() if not apart),
+        beside_divided=sum(part.num_parameters for part, apart in divides.items() if apart),
+        modules=(
+            _module(
+                "vision",
+                stage.layers()["vision"],
+                _other_trained(stage, ".embeddings."),
+                partial(_vision, student, tiles, item),
+            ),
+            *asked,
         ),
-        forward_alone=taught.forward + settings.last_k * taught.input,
+        others={"bridges": (patches + tiles) * student.hidden_size * item},
+        loss=(terms[0] + loss[0], max(terms[1], loss[1])),
+        forward_alone=taught.forward + len(stage.model.bridges) * taught.input if taught else 0.0,
         tiles=pixel_bytes(student, tiles, item),
     )
+
+
+def _answers(stage: DistillStage, tokens: int, item: int) -> tuple[tuple[ModuleBytes, ...], tuple[float, float]]:
+    """What the term on answers keeps in the frozen language model, and in its head, which both towers are heard by."""
+    if stage.answers is None:
+        return (), (0.0, 0.0)
+    text = stage.answers.config.text_config
+    assert isinstance(text, LlamaConfig)
+    layer = _language(stage, text, tokens, item, trained=False)
+    ends = language_ends(text, tokens, item, trained=False)
+    chunks = head_chunks(2 * tokens, text.vocab_size)
+    module = ModuleBytes(name="answers", layers=(layer,) * text.num_hidden_layers, ends=ends)
+    return (module,), loss_bytes(text, 2 * tokens, item, chunks=chunks, trained=False)
 
 
 def _vlm(stage: VlmStage, tokens: int, tiles: int) -> Footprint:
@@ -109,10 +131,10 @@ def _vision(config: InternVLVisionConfig, tiles: int, item: int, trained: bool) 
     return vision_layer(config, tiles, item, trained=trained)
 
 
-def _language(stage: VlmStage, config: LlamaConfig, tokens: int, item: int, trained: bool) -> LayerBytes:
+def _language(stage: Stage, config: LlamaConfig, tokens: int, item: int, trained: bool) -> LayerBytes:
     """What is asked about may be a GPU that is not here: 16 bits mean its kernels for packs, if the recipe lets it."""
-    here = stage.recipe.model.attention if item == 2 else stage.attention.name
-    kernel: Kernel = "sdpa" if here == "sdpa" else "varlen"
+    wanted = stage.recipe.model.attention
+    kernel: Kernel = "sdpa" if wanted == "sdpa" or (wanted == "auto" and item != 2) else "varlen"
     return language_layer(config, tokens, item, trained=trained, kernel=kernel)
 
 

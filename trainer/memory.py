@@ -70,8 +70,8 @@ class Footprint:
 
     Attributes:
         parameters, trained: numbers in the model under DeepSpeed.
-        teacher: parameters of a frozen tower beside it.
-        teacher_divided: it is partitioned on its own.
+        beside: numbers of frozen parts beside it (a teacher), whole on every rank.
+        beside_divided: of those that are partitioned on their own.
         modules: with layers, in the order of the forward pass.
         others: kept activations of what has no layers, by name.
         loss: bytes kept until the backward pass, and held beside them for a moment.
@@ -81,8 +81,8 @@ class Footprint:
 
     parameters: int
     trained: int
-    teacher: int = 0
-    teacher_divided: bool = False
+    beside: int = 0
+    beside_divided: int = 0
     modules: tuple[ModuleBytes, ...]
     others: Mapping[str, float]
     loss: tuple[float, float]
@@ -140,12 +140,11 @@ def model_state(footprint: Footprint, zero: Zero) -> tuple[dict[str, float], flo
         host += weights
         weights = 0.0
     gathered = min(footprint.parameters, zero.live) * item if divided and (ranks > 1 or zero.offload_param) else 0.0
-    teacher = float(footprint.teacher * item)
-    if footprint.teacher_divided:
-        gathered += min(footprint.teacher, zero.live) * item if ranks > 1 or zero.offload_param else 0.0
-        if zero.offload_param:
-            host, teacher = host + teacher / ranks, 0.0
-        teacher /= ranks
+    part = footprint.beside_divided * item / ranks
+    if ranks > 1 or zero.offload_param:
+        gathered += min(footprint.beside_divided, zero.live) * item
+    if zero.offload_param:
+        host, part = host + part, 0.0
     buckets = zero.reduce_bucket * item * (2 if zero.overlap and zero.stage in (1, 2) else 1) if zero.stage else 0.0
     parts = {
         "weights": weights,
@@ -153,7 +152,7 @@ def model_state(footprint: Footprint, zero: Zero) -> tuple[dict[str, float], flo
         "optimiser": optimiser,
         "gathered parameters": gathered,
         "reduction buckets": buckets,
-        "teacher": teacher,
+        "teacher": footprint.beside * item + part,
     }
     return {name: size for name, size in parts.items() if size or name in ("weights", "gradients", "optimiser")}, host
 

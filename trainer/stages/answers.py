@@ -37,6 +37,7 @@ class AnswerTerm:
 
     Attributes:
         head: projector and language model.
+        config: of the whole model they are of.
         text: how questions become tokens.
     """
 
@@ -56,7 +57,7 @@ class AnswerTerm:
         assert recipe.model.teacher_vlm, "load_recipe checks what a stage needs"
         directory = model_directory("model.teacher_vlm", recipe.model.teacher_vlm)
         vlm = stored_vlm(directory)
-        self._config = vlm.model.config
+        self.config = vlm.model.config
         tower = vlm.model.model.vision_tower.config
         _check_fit(directory, teacher, TowerShape.of(tower))
         own = (Path(directory) / "tokenizer.json").is_file()
@@ -66,7 +67,7 @@ class AnswerTerm:
         self.text = TextSettings(
             tokenizer=tokenizer,
             template=chat_template(recipe),
-            tokens_per_tile=image_tokens_per_tile(tower, self._config.downsample_ratio),
+            tokens_per_tile=image_tokens_per_tile(tower, self.config.downsample_ratio),
             loss_weight=recipe.loss_weight,
             coordinate_weight=recipe.coordinate_weight,
         )
@@ -85,7 +86,7 @@ class AnswerTerm:
 
     def cost(self, tile: float) -> CostModel:
         """What packs cost, where a tile costs `tile` FLOPs of both towers."""
-        flops = forward_flops(self._config)
+        flops = forward_flops(self.config)
         return CostModel(
             token=_PASSES * flops.token,
             tile=tile + _PASSES * flops.image_token * flops.tokens_per_tile,

@@ -90,7 +90,7 @@ class DistillStage(Stage):
             StageError: a partitioned teacher is asked for where nothing is partitioned.
         """
         super().load(partition)
-        for part in self._frozen_parts():
+        for part in self.frozen_parts():
             part.load(self.dtype, self.recipe.distill.teacher_placement, partition)
 
     def prepare(self, preparation: Preparation) -> None:
@@ -100,7 +100,7 @@ class DistillStage(Stage):
             StageError: fewer patches than codebook entries.
             CodebookError: a codebook of another teacher.
         """
-        for part in self._frozen_parts():
+        for part in self.frozen_parts():
             part.to(preparation.device)
         teacher = self.frozen.get("model.teacher")
         sha256 = preparation.ranks.on_main(lambda: files_sha256(teacher.files)) if teacher else None
@@ -159,7 +159,8 @@ class DistillStage(Stage):
     def save_extras(self, directory: Path) -> None:
         """Nothing: a tower is complete by itself."""
 
-    def _frozen_parts(self) -> tuple[FrozenPart, ...]:
+    def frozen_parts(self) -> tuple[FrozenPart, ...]:
+        """The teacher's tower and what answers are asked of, as far as they are loaded."""
         return tuple(part for part in (self._online, self.answers.head if self.answers else None) if part)
 
     def _states(self, pixels: torch.Tensor, targets: Targets | None) -> Sequence[torch.Tensor]:

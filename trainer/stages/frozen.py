@@ -36,6 +36,16 @@ class FrozenPart:
     def __call__(self, *args: Any) -> Any:
         return self._forward(*args)
 
+    @property
+    def num_parameters(self) -> int:
+        """Of the module, known before it is loaded."""
+        return sum(parameter.numel() for parameter in self.blank.model.parameters())
+
+    def divides(self, dtype: torch.dtype, placement: Placement) -> bool:
+        """Whether the module is partitioned where ZeRO-3 is."""
+        large = self.num_parameters * dtype.itemsize > PARTITIONED_BYTES
+        return placement == "partition" or (placement == "auto" and large)
+
     def load(self, dtype: torch.dtype, placement: Placement, partition: Partition | None) -> None:
         """Read the weights, as `distill.teacher_placement` says; called on all ranks.
 
@@ -49,9 +59,7 @@ class FrozenPart:
                 "DeepSpeed configuration; choose one, or a configuration with zero_optimization.stage 3"
             )
         self.dtype = dtype
-        size = sum(parameter.numel() for parameter in self.module.parameters()) * dtype.itemsize
-        wanted = placement == "partition" or (placement == "auto" and size > PARTITIONED_BYTES)
-        self._divided = partition is not None and wanted
+        self._divided = partition is not None and self.divides(dtype, placement)
         if partition is not None and self._divided:
             fill(self.blank, dtype, partition)
             self._forward = partition.serve(self.module)

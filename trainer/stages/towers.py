@@ -9,6 +9,7 @@ from transformers import InternVLVisionConfig, InternVLVisionModel
 from models.attention import choose_backend
 from models.blanks import selected_vision, stored_vision
 from models.loading import Blank
+from models.presets import VISION_PRESETS
 from models.vision import TowerFeatures
 from trainer.dist import compute_device
 from trainer.recipe import Recipe
@@ -48,6 +49,8 @@ def teacher_tower(recipe: Recipe) -> Blank[InternVLVisionModel]:
     Raises:
         StageError, ModelError: no tower there.
     """
+    if recipe.model.teacher in VISION_PRESETS:
+        return vision_from("model.teacher", recipe.model.teacher, torch.Generator().manual_seed(recipe.seed))
     field = "model.teacher" if recipe.model.teacher else "model.teacher_vlm"
     directory = recipe.model.teacher or recipe.model.teacher_vlm
     assert directory, "load_recipe checks what a stage needs"

@@ -80,11 +80,12 @@ def test_alignment_keeps_nothing_of_the_tower_and_little_state(finetune):
 def test_distillation_counts_the_teacher_and_the_student():
     stage = make("distill", preset="tiny")
     size = footprint(stage, max_tokens=1, max_tiles=8, divided=True)
-    assert size.teacher == sum(parameter.numel() for parameter in stage.teacher.parameters())
-    assert size.teacher > size.parameters
+    assert size.beside == sum(parameter.numel() for parameter in stage.teacher.parameters())
+    assert size.beside > size.parameters
+    assert size.beside_divided == 0, "a small teacher is whole on every rank"
     assert [module.name for module in size.modules] == ["vision"]
     assert size.forward_alone > 0
-    assert memory_of(stage, ZERO).parts["teacher"] == 2 * size.teacher
+    assert memory_of(stage, ZERO).parts["teacher"] == 2 * size.beside
 
 
 def test_layers_below_the_first_trained_one_keep_nothing(finetune):

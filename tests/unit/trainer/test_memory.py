@@ -63,7 +63,8 @@ def test_parameters_are_gathered_only_where_there_are_others_to_gather_from():
 @pytest.mark.parametrize(("divided", "ranks", "held"), [(False, 8, 1.0), (True, 8, 1 / 8), (True, 1, 1.0)])
 def test_a_teacher_is_whole_or_divided(divided, ranks, held):
     teacher = 5_536_496_000
-    parts, _ = model_state(footprint(teacher=teacher, teacher_divided=divided), zero(3, ranks))
+    beside = {"beside_divided" if divided else "beside": teacher}
+    parts, _ = model_state(footprint(**beside), zero(3, ranks))
     assert parts["teacher"] == 2 * teacher * held
     alone = model_state(footprint(), zero(3, ranks))[0].get("gathered parameters", 0)
     assert parts.get("gathered parameters", 0) - alone == (2 * 10**9 if divided and ranks > 1 else 0)
