@@ -33,7 +33,7 @@ def _storages() -> dict[int, int]:
 
 
 def _state_bytes(ranks, zero: int, name: str) -> tuple[float, float]:
-    """Bytes held after a step beyond those before, and those estimated."""
+    """Bytes held after a step beyond those before, and those estimated: under ZeRO-1 and 2 gradients are gone then."""
     settings = BenchSettings(preset="tiny", stage=name, ds_config=CPU_ZERO3, tokens=600, tiles=13)
     recipe = bench_recipe(settings, Path("r"))
     config = load_ds_config(CPU_ZERO3)
@@ -51,17 +51,14 @@ def _state_bytes(ranks, zero: int, name: str) -> tuple[float, float]:
     del batch
     held = sum(size for place, size in _storages().items() if place not in before)
     parts, _ = model_state(size, Zero.of(config, 2))
-    gathered = parts.pop("gathered parameters", 0.0)
-    assert (gathered > 0) == (zero == 3)
-    return held, sum(parts.values())
+    lasting = ["weights", "optimiser", *(["gradients", "reduction buckets"] if zero == 3 else [])]
+    return held, sum(parts[part] for part in lasting)
 
 
 def _check(ranks) -> None:
     found = {(zero, name): _state_bytes(ranks, zero, name) for zero in (1, 2, 3) for name in ("finetune", "align")}
     for (zero, name), (held, estimated) in found.items():
-        print(f"ZeRO-{zero} {name}: held {held / 1e6:.2f} MB, estimated {estimated / 1e6:.2f} MB", flush=True)
-    for (zero, name), (held, estimated) in found.items():
-        assert 0.9 * held <= estimated <= 1.5 * held, (zero, name, held, estimated)
+        assert 0.85 * held <= estimated <= 1.05 * held, (zero, name, held, estimated)
 
 
 def test_state_is_what_was_estimated_for_every_zero_stage():

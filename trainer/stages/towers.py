@@ -49,7 +49,7 @@ def teacher_tower(recipe: Recipe) -> Blank[InternVLVisionModel]:
     Raises:
         StageError, ModelError: no tower there.
     """
-    if recipe.model.teacher in VISION_PRESETS:
+    if recipe.model.teacher and recipe.model.teacher in VISION_PRESETS:
         return vision_from("model.teacher", recipe.model.teacher, torch.Generator().manual_seed(recipe.seed))
     field = "model.teacher" if recipe.model.teacher else "model.teacher_vlm"
     directory = recipe.model.teacher or recipe.model.teacher_vlm
