@@ -17,6 +17,7 @@ from transformers import InternVLForConditionalGeneration
 
 from models.attention import PACK_ATTENTION, PackLayout, register_pack_attention
 from models.loading import Blank, RoutedWeights
+from models.vlm import with_tiles
 
 
 class AnswerLosses(NamedTuple):
@@ -59,6 +60,7 @@ class AnswerHead(nn.Module):
         temperature: float,
         dummy_tile: bool = False,
         head_chunks: int = 1,
+        image_positions: torch.Tensor | None = None,
     ) -> AnswerLosses:
         """KL(teacher || student) of the next token at each label position, at a temperature, scaled by its square.
 
@@ -69,11 +71,12 @@ class AnswerHead(nn.Module):
             label_positions: int64 [M], the tokens whose successors are predicted.
             dummy_tile: the pack has no image; its one tile counts zero times.
             head_chunks: see `models.label_loss`.
+            image_positions: as for `models.vlm.PackedVLM`.
 
         Raises:
             ValueError: the tiles' tokens and the pack's image tokens differ in number.
         """
-        pack = (input_ids, position_ids, layout, label_positions, dummy_tile)
+        pack = (input_ids, position_ids, layout, label_positions, dummy_tile, image_positions)
         with torch.no_grad():
             teacher_MD = self._hidden(teacher_TPE, *pack)
         student_MD = self._hidden(student_TPE, *pack)
@@ -94,20 +97,16 @@ class AnswerHead(nn.Module):
         layout: PackLayout,
         label_positions: torch.Tensor,
         dummy_tile: bool,
+        image_positions: torch.Tensor | None,
     ) -> torch.Tensor:
         """Hidden states at the label positions, [M, D]."""
         embeds_1ND = self.language_model.get_input_embeddings()(input_ids[None])
         projected = self.projector(shuffle_patches(features_TPE, self._downsample)).to(embeds_1ND.dtype)
-        places_1N1 = (input_ids == self._image_token)[None, :, None]
         if dummy_tile:
             embeds_1ND = embeds_1ND + projected.sum() * 0.0
-        elif int(places_1N1.sum()) != projected.shape[0] * projected.shape[1]:
-            raise ValueError(
-                f"pack: got {int(places_1N1.sum())} image tokens, expected {projected.shape[1]} of each of "
-                f"{projected.shape[0]} tiles"
-            )
         else:
-            embeds_1ND = embeds_1ND.masked_scatter(places_1N1, projected)
+            places = (input_ids == self._image_token).nonzero()[:, 0] if image_positions is None else image_positions
+            embeds_1ND = with_tiles(embeds_1ND, projected, places)
         outputs = self.language_model(
             inputs_embeds=embeds_1ND, position_ids=position_ids[None], use_cache=False, pack_layout=layout
         )

@@ -3,7 +3,6 @@
 Shape suffixes: N tokens of a pack, T tiles, S tile side in pixels, M label tokens, V vocabulary, D width.
 """
 
-import math
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from transformers import (
     InternVLVisionModel,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaModel,
 )
 
 from models.attention import PACK_ATTENTION, Backend, PackLayout, register_pack_attention
@@ -45,7 +45,9 @@ __all__ = [
     "model_architectures",
     "pack_embeddings",
     "save_model",
+    "settle_rotary",
     "tile_side",
+    "with_tiles",
 ]
 
 
@@ -126,13 +128,42 @@ def pack_embeddings(
         return embeds_1ND + features.sum() * 0.0
     if image_positions is None:
         image_positions = (input_ids == vlm.config.image_token_id).nonzero()[:, 0]
-    features = features.flatten(0, 1)
+    return with_tiles(embeds_1ND, features, image_positions)
+
+
+def with_tiles(embeds_1ND: torch.Tensor, features_TPD: torch.Tensor, image_positions: torch.Tensor) -> torch.Tensor:
+    """Embeddings with the projected tokens of the tiles at these places, of which there have to be as many.
+
+    Stock code scatters by a mask, for whose backward pass the host waits.
+
+    Raises:
+        ValueError: there are not.
+    """
+    features = features_TPD.flatten(0, 1)
     if len(image_positions) != len(features):
         raise ValueError(
-            f"a pack's <IMG_CONTEXT> tokens and its tiles do not match: got {len(image_positions)} tokens, expected "
-            f"{len(features)} for {len(pixel_values)} tiles"
+            f"a pack's image tokens and its tiles do not match: got {len(image_positions)} image tokens, expected "
+            f"{features_TPD.shape[1]} of each of {features_TPD.shape[0]} tiles"
         )
     return embeds_1ND.index_copy(1, image_positions, features[None])
+
+
+def settle_rotary(language: LlamaModel, longest: int | None) -> str:
+    """Dynamic rotary embeddings look at the positions of each pack, for which the host waits; where no conversation is
+    longer than those trained on they never change, and are made to stay.
+
+    Args:
+        language: changed in place.
+        longest: tokens of the longest conversation there can be; None where that is not known.
+
+    Returns:
+        the former `rope_type`.
+    """
+    rotary = language.rotary_emb
+    former = rotary.rope_type
+    if former == "dynamic" and longest is not None and longest <= rotary.original_max_seq_len:
+        rotary.rope_type = "default"
+    return former
 
 
 def tile_side(vlm: InternVLForConditionalGeneration) -> int:
@@ -155,9 +186,7 @@ class PackedVLM(nn.Module):
         Args:
             vlm: the model, changed until `release`.
             attention: the vision tower takes its kernels as well; without, it keeps its own.
-            longest: tokens of the longest conversation there can be, where that is known. Where dynamic rotary
-                embeddings never see more than they were trained on, they need not look at each pack, for which the host
-                would wait.
+            longest: see `settle_rotary`.
         """
         super().__init__()
         register_pack_attention()
@@ -165,9 +194,7 @@ class PackedVLM(nn.Module):
         tower, language = vlm.model.vision_tower, vlm.model.language_model
         self._former_vision = tower.config._attn_implementation
         self._former_attention = language.config._attn_implementation
-        self._former_rope = language.rotary_emb.rope_type
-        if self._former_rope == "dynamic" and (longest or math.inf) <= language.rotary_emb.original_max_seq_len:
-            language.rotary_emb.rope_type = "default"
+        self._former_rope = settle_rotary(language, longest)
         if attention is not None:
             tower.set_attn_implementation(attention.vision)
         language.set_attn_implementation(PACK_ATTENTION)

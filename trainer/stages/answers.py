@@ -17,6 +17,7 @@ from models.flops import forward_flops
 from models.label_loss import head_chunks
 from models.loading import Weights
 from models.presets import image_tokens_per_tile
+from models.vlm import settle_rotary
 from trainer.dist import compute_device
 from trainer.recipe import Recipe
 from trainer.stages.base import Metrics
@@ -75,6 +76,7 @@ class AnswerTerm:
             recipe.model.attention, compute_device(), dtype, vlm.model.model.language_model.config.head_dim
         )
         self._chunks = head_chunks(2 * recipe.data.max_tokens, vlm.model.lm_head.out_features)  # logits of both
+        settle_rotary(vlm.model.model.language_model, recipe.data.max_tokens)
         self._temperature = recipe.distill.temperature
         blank = answer_head(vlm)
         self.weights: Weights = blank.weights
@@ -106,6 +108,7 @@ class AnswerTerm:
         """
         device = student_TNE.device
         layout = pack_layout(batch.groups, batch.segment_ids, self._attention).to(device)
+        image_positions = (batch.input_ids == self.config.image_token_id).nonzero()[:, 0]
         divergences_M, agreed_M = self.head(
             student_TNE[:, 1:],
             teacher_TNE[:, 1:],
@@ -116,6 +119,7 @@ class AnswerTerm:
             self._temperature,
             batch.dummy_tile,
             self._chunks,
+            image_positions.to(device, non_blocking=True),
         )
         total = (divergences_M * batch.label_weights.to(device, non_blocking=True)).sum()
         return total, {
