@@ -160,7 +160,7 @@ def settle_rotary(language: LlamaModel, longest: int | None) -> str:
         the former `rope_type`.
     """
     rotary = language.rotary_emb
-    former = rotary.rope_type
+    former = str(rotary.rope_type)
     if former == "dynamic" and longest is not None and longest <= rotary.original_max_seq_len:
         rotary.rope_type = "default"
     return former
