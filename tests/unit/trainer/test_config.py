@@ -160,6 +160,8 @@ def test_drop_path_in_a_stage_that_freezes_the_tower_is_refused(tmp_path):
     path = _write(tmp_path, BASE | {"stage": "align", "model": parts | {"drop_path": 0.1}})
     with pytest.raises(ConfigError, match=r"model\.drop_path: got 0\.1, expected 0 in stage 'align'"):
         load_recipe(path)
+
+
 def test_one_number_of_weight_decay_and_layers_by_module(tmp_path):
     given = ["optim.weight_decay=0.2", "model.checkpointing={vision: all, language: 3}", "model.freeze=['*.bias']"]
     recipe, _ = load_recipe(_write(tmp_path, BASE), given)
