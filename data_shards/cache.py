@@ -4,7 +4,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,11 +22,14 @@ class CachedFiles:
 
     Several processes may share a directory. What is kept is not trusted: the reader compares checksums, and calls
     `forget` where they differ.
+
+    Attributes:
+        max_bytes: limit of the directory.
     """
 
     def __init__(self, inner: Storage, directory: Path, max_bytes: int) -> None:
         """Keep at most about `max_bytes` under `directory`, together with others that use it with the same limit."""
-        self._inner, self._directory, self._max_bytes = inner, directory, max_bytes
+        self._inner, self._directory, self.max_bytes = inner, directory, max_bytes
         self._unswept = max_bytes
 
     def read(self, name: str, offset: int, size: int) -> bytes:
@@ -48,6 +51,17 @@ class CachedFiles:
             return False
         return True
 
+    def fetch(self, name: str, spans: Sequence[tuple[int, int]]) -> None:
+        """As `Storage.fetch`; ranges that are kept already are not asked for."""
+        missing = [span for span in spans if not self._path(name, *span).is_file()]
+        if not missing:
+            return
+        begin = min(offset for offset, _ in missing)
+        data = self._inner.read(name, begin, max(offset + size for offset, size in missing) - begin)
+        with self._named_errors():
+            for offset, size in missing:
+                self._keep(self._path(name, offset, size), data[offset - begin :][:size])
+
     def _path(self, name: str, offset: int, size: int) -> Path:
         return self._directory / plain_name(name) / f"{offset}-{size}"
 
@@ -63,7 +77,7 @@ class CachedFiles:
             ) from error
 
     def _keep(self, path: Path, data: bytes) -> None:
-        if len(data) > self._max_bytes:
+        if len(data) > self.max_bytes:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
@@ -74,7 +88,7 @@ class CachedFiles:
             temporary.unlink(missing_ok=True)
             raise
         self._unswept += len(data)
-        if self._unswept * _SWEEP_SHARE > self._max_bytes:
+        if self._unswept * _SWEEP_SHARE > self.max_bytes:
             self._sweep()
             self._unswept = 0
 
@@ -87,10 +101,10 @@ class CachedFiles:
                 return
             files = sorted(_files(self._directory))
             total = sum(size for _, size, _ in files)
-            if total <= self._max_bytes:
+            if total <= self.max_bytes:
                 return
             for _, size, path in files:
-                if total <= 0.9 * self._max_bytes:
+                if total <= 0.9 * self.max_bytes:
                     break
                 path.unlink(missing_ok=True)
                 total -= size

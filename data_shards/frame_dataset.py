@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from data_shards.chat import BEGIN, ChatError, ChatTemplate, TokenSegments, tokenize_frame
@@ -19,11 +19,14 @@ from data_shards.pack import LossWeight, Pack, PartMeta, build_pack, filler_pack
 from data_shards.plan import PackPlan, Visit
 from data_shards.quarantine import BadRecord
 from data_shards.read import BadSample, read_frame, unknown_members
+from data_shards.read_ahead import WindowedPlan
+from data_shards.remote import storage_of
 from data_shards.schema import CAMERAS, RawFrame
 from data_shards.slots import TileSlots
 from data_shards.storage import Unreachable
 from data_shards.target_source import TargetSource
 from data_shards.teacher_targets import TileTargets
+from data_shards.tile_room import TileRoom
 from data_shards.tiling import LayoutError, ViewLayout, tile_jpegs
 
 
@@ -80,36 +83,54 @@ class FrameDataset(Dataset):
 
     def __getitem__(self, plan: PackPlan) -> "Batch | SlottedBatch | Unreachable":
         """The batch; or why the store of its frames could not be read, which is no fault of theirs."""
+        try:
+            self._fetch(plan)
+        except Unreachable as error:
+            return error
         parts, targets, bad = [], [], []
+        room = TileRoom(self.slots, self.layout.tile_size)
         for visit in plan.visits:
             source = self.sources[visit.dataset]
             try:
-                part = self._part(source, visit)
+                part = self._part(source, visit, room)
                 targets += self._targets(source, visit, len(part[1]))
+                room.keep(len(part[1]))
                 parts.append(part)
             except BadSample as error:
                 bad.append(BadRecord.of(error, source.name))
             except Unreachable as error:
+                room.close()
                 return error
-        place = _Place(self.slots)
-        pack = self._pack(parts, place)
-        batch = replace(to_tensors(pack, tuple(bad)), targets=self._joined(targets))
-        if place.slot is None:
+        row = room.row()
+        batch = replace(to_tensors(self._pack(parts, row), tuple(bad)), targets=self._joined(targets))
+        if row is None or room.slot is None:
+            room.close()
             return batch
-        batch = replace(batch, tiles=torch.empty(0, dtype=torch.uint8))
-        return SlottedBatch(batch=batch, slot=place.slot, shape=pack.tiles.shape)
+        unfilled = replace(batch, tiles=torch.empty(0, dtype=torch.uint8))
+        return SlottedBatch(batch=unfilled, slot=room.slot, shape=row.shape)
 
-    def _pack(self, parts: list[tuple[TokenSegments, np.ndarray, PartMeta]], place: "_Place") -> Pack:
+    def _fetch(self, plan: PackPlan) -> None:
+        """Let the store of remote frames bring what this pack and later ones need in few requests."""
+        for window in plan.windows if isinstance(plan, WindowedPlan) else ():
+            spans = [(span.offset, span.size) for span in window.spans]
+            try:
+                storage_of(self.sources[window.dataset].index).fetch(window.spans[0].shard, spans)
+            except Unreachable:
+                raise
+            except OSError:
+                return  # each frame of it says so when it is read
+
+    def _pack(self, parts: list[tuple[TokenSegments, np.ndarray, PartMeta]], row: np.ndarray | None) -> Pack:
         if not parts:
             token = self.text.tokenizer.get_vocab()[BEGIN] if self.text else None
             return filler_pack(self.layout.tile_size, token)
         if self.text is None:
-            return build_pack(parts, allocate=place)
+            return build_pack(parts, tiles=row)
         return build_pack(
             parts,
             loss_weight=self.text.loss_weight,
             coordinate_weight=self.text.coordinate_weight,
-            allocate=place,
+            tiles=row,
         )
 
     def _targets(self, source: FrameSource, visit: Visit, num_tiles: int) -> list[TileTargets]:
@@ -125,7 +146,7 @@ class FrameDataset(Dataset):
         num_tiles = sum(len(own.values) for own in targets)
         return Targets.of(TileTargets.joined(targets) if num_tiles else source.zeros(1))
 
-    def _part(self, source: FrameSource, visit: Visit) -> tuple[TokenSegments, np.ndarray, PartMeta]:
+    def _part(self, source: FrameSource, visit: Visit, room: TileRoom) -> tuple[TokenSegments, np.ndarray, PartMeta]:
         entry = source.index.samples[visit.sample]
         unknown = unknown_members(entry)
         if unknown:
@@ -135,7 +156,7 @@ class FrameDataset(Dataset):
         if self.layout.mode == "canvas" and 0 < len(missing) < len(CAMERAS):
             raise _bad(entry, f"field 'images': {', '.join(missing)} missing, expected all six cameras for the canvas")
         try:
-            tiles, counts = tile_jpegs(frame.images, self.layout)
+            tiles, counts = tile_jpegs(frame.images, self.layout, allocate=room.allocate)
             tokens = self._tokens(frame, counts, visit.questions)
         except (ImageError, LayoutError, ChatError) as error:
             raise _bad(entry, str(error)) from error
@@ -148,22 +169,6 @@ class FrameDataset(Dataset):
             return TokenSegments(prefix=np.zeros(0, np.int32), segments=(), label_spans=())
         per_image = [tiles * self.text.tokens_per_tile for tiles in tiles_per_image]
         return tokenize_frame(frame, per_image, self.text.tokenizer, self.text.template, questions)
-
-
-class _Place:
-    """Gives a slot of this worker where one is free, fresh memory elsewhere."""
-
-    def __init__(self, slots: TileSlots | None) -> None:
-        self._slots = slots
-        self.slot: int | None = None
-
-    def __call__(self, shape: tuple[int, ...]) -> np.ndarray:
-        worker = get_worker_info()
-        if self._slots is not None and worker is not None:
-            self.slot = self._slots.take(worker.id, int(np.prod(shape)))
-            if self.slot is not None:
-                return self._slots.array(self.slot, shape)
-        return np.empty(shape, np.uint8)
 
 
 def _bad(entry: SampleEntry, reason: str) -> BadSample:

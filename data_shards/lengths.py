@@ -8,42 +8,68 @@ import hashlib
 import io
 import json
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from data_shards.atomic import write_atomically
-from data_shards.chat import ChatTemplate, tokenize_frame
+from data_shards.chat import ChatError, ChatTemplate, tokenize_frame
 from data_shards.entries import SampleEntry
 from data_shards.index import DatasetIndex
 from data_shards.mixture import SampleSize, SizeTable
 from data_shards.read import BadSample, read_frame
+from data_shards.remote import mirror_file
 from data_shards.schema import image_name
-from data_shards.tiling import ViewLayout, tiles_per_image
+from data_shards.tiling import LayoutError, ViewLayout, tiles_per_image
 
 LENGTHS_VERSION = 2
 
 _COLUMNS = ("prefix", "tiles", "first", "tokens")
+_UNUSABLE = SampleSize(prefix_tokens=0, question_tokens=(), tiles=0)
+"""Stands for a sample that cannot be counted; every other has a token of prefix at least."""
 
 
-def sample_sizes(
+@dataclass(frozen=True, kw_only=True)
+class CountedSizes:
+    """Sizes of all samples of a dataset, in index order.
+
+    Attributes:
+        table: a sample that cannot be used has no token, question or tile in it, so that no plan shows it.
+        bad: why, for each of those.
+    """
+
+    table: SizeTable
+    bad: tuple[BadSample, ...] = ()
+
+    def sound(self) -> SizeTable:
+        """The table, where every sample can be used.
+
+        Raises:
+            BadSample: the first that cannot.
+        """
+        if self.bad:
+            raise self.bad[0]
+        return self.table
+
+
+def count_samples(
     index: DatasetIndex,
     *,
     tokenizer: PreTrainedTokenizerFast,
     template: ChatTemplate,
     layout: ViewLayout,
     tokens_per_tile: int,
-) -> SizeTable:
-    """Sizes of all samples of a dataset, in index order; shards counted before with the same settings are not read.
+) -> CountedSizes:
+    """Sizes of all samples of a dataset; shards counted before with the same settings, here or where they lie, are not
+    read.
+
+    A frame that does not read, an image whose header gives no size and a text that holds a special token make a sample
+    unusable. It is looked at again each time, so a mended shard is taken in.
 
     Args:
         tokens_per_tile: image tokens of one tile (256 at full size).
-
-    Raises:
-        BadSample: a frame that does not read, or an image whose header gave no size.
-        ChatError: a text that holds a special token.
     """
     settings = {
         "version": LENGTHS_VERSION,
@@ -54,25 +80,57 @@ def sample_sizes(
     }
     name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
-    def count(position: int) -> SampleSize:
-        frame = read_frame(index, position, with_images=False)
-        tiles = _tiles(index.samples[position], layout)
-        tokens = tokenize_frame(frame, [n * tokens_per_tile for n in tiles], tokenizer, template)
+    def count(position: int) -> SampleSize | BadSample:
+        entry = index.samples[position]
+        try:
+            frame = read_frame(index, position, with_images=False)
+            tiles = _tiles(entry, layout)
+            tokens = tokenize_frame(frame, [n * tokens_per_tile for n in tiles], tokenizer, template)
+        except (BadSample, ChatError, LayoutError) as error:
+            return _bad(entry, error)
         return SampleSize(
             prefix_tokens=len(tokens.prefix), question_tokens=tuple(map(len, tokens.segments)), tiles=sum(tiles)
         )
 
     tables: list[SizeTable] = []
+    bad: list[BadSample] = []
     start = 0
     for part in index.samples.parts:
         path = part.tar.with_suffix(f".lengths-{name}.npz")
         known = _load(path, part.index_sha256, part.num_samples)
         if known is None:
-            known = SizeTable.of(count(start + i) for i in range(part.num_samples))
+            mirror_file(index, path.name)
+            known = _load(path, part.index_sha256, part.num_samples)
+        unknown = range(part.num_samples) if known is None else np.flatnonzero(known.prefix == 0).tolist()
+        counted = {i: count(start + i) for i in unknown}
+        bad += [found for found in counted.values() if isinstance(found, BadSample)]
+        if known is None or any(isinstance(found, SampleSize) for found in counted.values()):
+            known = SizeTable.of(
+                _size(counted[i]) if known is None or i in counted else known[i] for i in range(part.num_samples)
+            )
             _store(path, part.index_sha256, known)
         tables.append(known)
         start += part.num_samples
-    return SizeTable.joined(tables)
+    return CountedSizes(table=SizeTable.joined(tables), bad=tuple(bad))
+
+
+def sample_sizes(
+    index: DatasetIndex,
+    *,
+    tokenizer: PreTrainedTokenizerFast,
+    template: ChatTemplate,
+    layout: ViewLayout,
+    tokens_per_tile: int,
+) -> SizeTable:
+    """As `count_samples`, of a dataset all of whose samples can be used.
+
+    Raises:
+        BadSample: one cannot.
+    """
+    counted = count_samples(
+        index, tokenizer=tokenizer, template=template, layout=layout, tokens_per_tile=tokens_per_tile
+    )
+    return counted.sound()
 
 
 def shard_numbers(index: DatasetIndex) -> np.ndarray:
@@ -81,23 +139,49 @@ def shard_numbers(index: DatasetIndex) -> np.ndarray:
     return np.repeat(np.arange(len(parts), dtype=np.int32), [part.num_samples for part in parts])
 
 
-def tile_sizes(index: DatasetIndex, layout: ViewLayout) -> SizeTable:
+def count_tiles(index: DatasetIndex, layout: ViewLayout) -> CountedSizes:
     """Sizes for jobs that look at images only: tiles, no tokens; read from the index alone.
 
-    Raises:
-        BadSample: an image whose header gave no size.
+    An image whose header gives no size makes a sample unusable.
     """
-    return SizeTable.of(
-        SampleSize(prefix_tokens=0, question_tokens=(), tiles=sum(_tiles(entry, layout))) for entry in index.samples
-    )
+
+    def count(entry: SampleEntry) -> SampleSize | BadSample:
+        try:
+            return SampleSize(prefix_tokens=0, question_tokens=(), tiles=sum(_tiles(entry, layout)))
+        except (BadSample, LayoutError) as error:
+            return _bad(entry, error)
+
+    counted = [count(entry) for entry in index.samples]
+    bad = tuple(found for found in counted if isinstance(found, BadSample))
+    return CountedSizes(table=SizeTable.of(map(_size, counted)), bad=bad)
+
+
+def tile_sizes(index: DatasetIndex, layout: ViewLayout) -> SizeTable:
+    """As `count_tiles`, of a dataset all of whose samples can be used.
+
+    Raises:
+        BadSample: one cannot.
+    """
+    return count_tiles(index, layout).sound()
 
 
 def _tiles(entry: SampleEntry, layout: ViewLayout) -> list[int]:
     if (0, 0) in entry.image_sizes:
-        reason = f"image {entry.image_sizes.index((0, 0))}: got no JPEG header, expected a JPEG file"
-        raise BadSample(reason, shard=entry.shard, offset=entry.members["json"].offset, key=entry.key)
+        raise BadSample(f"image {entry.image_sizes.index((0, 0))}: got no JPEG header, expected a JPEG file")
     names = [name for suffix in entry.members if (name := image_name(suffix))]
     return tiles_per_image(entry.image_sizes, layout, names)
+
+
+def _bad(entry: SampleEntry, error: ValueError) -> BadSample:
+    """The error with the sample's place, where it lacks one."""
+    if isinstance(error, BadSample) and error.shard:
+        return error
+    offset = min((span.offset for span in entry.members.values()), default=-1)
+    return BadSample(str(error), shard=entry.shard, offset=offset, key=entry.key)
+
+
+def _size(counted: SampleSize | BadSample) -> SampleSize:
+    return counted if isinstance(counted, SampleSize) else _UNUSABLE
 
 
 def _load(path: Path, content: str, num_samples: int) -> SizeTable | None:

@@ -2,29 +2,25 @@
 
 The order is the stream's: neither the number of workers nor that of ranks changes it, nor does a frame left out."""
 
-import os
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from torch.utils.data import DataLoader
 
 from data_shards.collate import Batch
 from data_shards.frame_dataset import FrameDataset, FrameSource, SlottedBatch, TextSettings
 from data_shards.lengths import sample_sizes, shard_numbers, tile_sizes
-from data_shards.plan import MixtureEntry, PackLimits, PackPlan, PackStream
+from data_shards.loader_worker import start_worker
+from data_shards.plan import MixtureEntry, PackLimits, PackStream
+from data_shards.rank_order import RankOrder
 from data_shards.slots import TileSlots
 from data_shards.storage import Unreachable
 from data_shards.tiling import ViewLayout
 
 __all__ = ["FrameSource", "LoaderError", "PackLoader", "TextSettings", "pack_stream", "tile_stream"]
-
-
-_GRACE_S = 25
-"""Seconds a worker outlives a SIGTERM; launchers kill after 30."""
 
 _POLL_S = 1.0
 """Seconds after which a loader that waits for a batch looks whether its workers live."""
@@ -80,22 +76,6 @@ def tile_stream(sources: Sequence[FrameSource], *, layout: ViewLayout, max_tiles
         for source in sources
     ]
     return PackStream(mixture, PackLimits(max_tokens=1, max_tiles=max_tiles), 1, seed)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Order:
-    """The packs of one rank, endless, from a position on."""
-
-    stream: PackStream
-    start: int
-    rank: int
-    world: int
-
-    def __iter__(self) -> Iterator[PackPlan]:
-        position = self.stream.advance(self.start, self.rank)
-        while True:
-            yield self.stream.pack(position)
-            position = self.stream.advance(position, self.world)
 
 
 class PackLoader:
@@ -167,7 +147,9 @@ class PackLoader:
         return TileSlots(workers=self._workers, per_worker=per_worker, slot_bytes=self._max_tiles * tile_bytes)
 
     def _loader(self, slots: TileSlots | None) -> DataLoader:
-        order = _Order(stream=self._stream, start=self.position, rank=self._rank, world=self._world)
+        order = RankOrder(
+            stream=self._stream, sources=self._sources, start=self.position, rank=self._rank, world=self._world
+        )
         pooled = self._workers > 0
         return DataLoader(
             FrameDataset(self._sources, self._layout, self._text, slots),
@@ -175,7 +157,7 @@ class PackLoader:
             sampler=order,
             num_workers=self._workers,
             collate_fn=_unchanged,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             prefetch_factor=self._prefetch if pooled else None,
             timeout=min(_POLL_S, self._timeout_s) if pooled else 0,
             multiprocessing_context="fork" if pooled else None,
@@ -249,12 +231,3 @@ def _no_child_handler() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGCHLD, former)
-
-
-def _start_worker(_: int) -> None:
-    # Who stops a job signals every process of it. The step at hand still needs this one's batch: it ignores Ctrl-C, and
-    # leaves only some time after a SIGTERM; when its rank ends it ends in any case.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_S))
-    # A forked copy of the tokenizer's thread pool has no threads; without this it warns, or waits for them.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"

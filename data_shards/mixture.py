@@ -80,11 +80,6 @@ class SizeTable:
     def __iter__(self) -> Iterator[SampleSize]:
         return (self[i] for i in range(len(self)))
 
-    @property
-    def whole_tokens(self) -> int:
-        """Tokens of all questions with each sample's prefix counted once."""
-        return int(self.prefix.sum(dtype=np.int64) + self.tokens.sum(dtype=np.int64))
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MixtureEntry:
@@ -180,24 +175,6 @@ def check_settings(mixture: Sequence[MixtureEntry], limits: PackLimits, question
         bad.append("mixture: got no dataset")
     if bad:
         raise PlanError("; ".join(bad) + "; expected positive numbers")
-
-
-def weights_of_fractions(tables: Sequence[SizeTable], fractions: Sequence[float]) -> list[float]:
-    """Weights that give each dataset its fraction of the tokens, none of them above 1: the scarcest is shown whole.
-
-    Args:
-        fractions: positive, one a dataset; only their ratios count.
-
-    Raises:
-        PlanError: a fraction that is not positive, or a dataset without tokens.
-    """
-    tokens = [table.whole_tokens for table in tables]
-    bad = [f"fraction of dataset {d}: got {f}" for d, f in enumerate(fractions) if not 0 < f < float("inf")]
-    bad += [f"dataset {d}: got {n} tokens" for d, n in enumerate(tokens) if n < 1]
-    if bad:
-        raise PlanError("; ".join(bad) + "; expected positive numbers")
-    epoch = min(n / f for n, f in zip(tokens, fractions, strict=True))
-    return [min(1.0, epoch * f / n) for n, f in zip(tokens, fractions, strict=True)]
 
 
 def _shard_numbers(mixture: Sequence[MixtureEntry]) -> np.ndarray:

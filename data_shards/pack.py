@@ -3,7 +3,7 @@
 A group is one prefix followed by its segments. A segment's tokens see the prefix and their own segment, and their
 positions continue from the prefix, so that each question is as if it stood alone behind its image."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,9 +13,6 @@ from data_shards.chat import TokenSegments
 
 IGNORED = -100
 LossWeight = Literal["token", "sample", "square"]
-Allocate = Callable[[tuple[int, ...]], np.ndarray]
-"""A shape to a uint8 array of it, with any content."""
-
 LOSS_WEIGHTS = {"token": 0.0, "sample": 1.0, "square": 0.5}
 """A label token of a question with n of them weighs n to the power of minus this."""
 
@@ -83,7 +80,7 @@ def build_pack(
     *,
     loss_weight: LossWeight = "token",
     coordinate_weight: float = 1.0,
-    allocate: Allocate | None = None,
+    tiles: np.ndarray | None = None,
 ) -> Pack:
     """Join frames to one pack.
 
@@ -91,7 +88,7 @@ def build_pack(
         parts: tokens, tiles [T_i, S, S, 3] and origin of each frame.
         loss_weight: `token` 1, `sample` 1/n, `square` 1/sqrt(n) for a question with n label tokens.
         coordinate_weight: factor on top of that for tokens that write a point.
-        allocate: gives the memory for the tiles.
+        tiles: those of all parts in a row, where they lie so already; they are not copied.
 
     Raises:
         PackError: no part, an unknown loss weight, tiles of several sizes.
@@ -109,10 +106,12 @@ def build_pack(
         weights = weights * np.where(_writes_point([tokens for tokens, _, _ in parts])[labelled], coordinate_weight, 1)
     labels = np.full(len(input_ids), IGNORED, np.int64)
     labels[labelled] = input_ids[labelled]
-    num_tiles, shape = sum(len(tiles) for _, tiles, _ in parts), parts[0][1].shape[1:]
-    dummy_tile = num_tiles == 0
-    out = (allocate or _allocate)((max(num_tiles, 1), *shape))
-    tiles = np.concatenate([np.zeros((int(dummy_tile), *shape), np.uint8), *(tiles for _, tiles, _ in parts)], out=out)
+    if tiles is None:
+        tiles = np.concatenate([tiles for _, tiles, _ in parts])
+    assert len(tiles) == sum(len(own) for _, own, _ in parts), len(tiles)
+    dummy_tile = len(tiles) == 0
+    if dummy_tile:
+        tiles = np.zeros((1, *tiles.shape[1:]), np.uint8)
     return Pack(
         input_ids=input_ids,
         labels=labels,
@@ -143,10 +142,6 @@ def filler_pack(tile_size: int, token: int | None) -> Pack:
     tokens = TokenSegments(prefix=prefix, segments=(), label_spans=())
     tiles = np.zeros((0, tile_size, tile_size, 3), np.uint8)
     return replace(build_pack([(tokens, tiles, PartMeta(key="", dataset=""))]), keys=())
-
-
-def _allocate(shape: tuple[int, ...]) -> np.ndarray:
-    return np.empty(shape, np.uint8)
 
 
 def _sequence(frames: Sequence[TokenSegments]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:

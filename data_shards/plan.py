@@ -4,6 +4,7 @@ An epoch is cut into sections that are planned one by one. A position is one int
 epochs) and the pack within it: to resume there plans one section, however large the dataset.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -64,6 +65,8 @@ class SectionPlan:
 
     Attributes:
         costs: [P], of each pack.
+        shown: [D], tokens of each dataset, a prefix each time it is shown; tiles where the mixture has no question.
+        samples: [D], samples of each dataset.
     """
 
     def __init__(
@@ -74,8 +77,10 @@ class SectionPlan:
         visits: np.ndarray,
         first: np.ndarray,
         costs: np.ndarray,
+        shown: np.ndarray,
     ) -> None:
-        self._visits, self._first, self.costs = visits, first, costs
+        self._visits, self._first, self.costs, self.shown = visits, first, costs, shown
+        self.samples = np.bincount(flat.dataset[rows], minlength=len(shown))
         self._dataset, self._sample, self._questions = flat.dataset[rows], flat.sample[rows], questions
 
     def __len__(self) -> int:
@@ -128,6 +133,8 @@ class PackStream:
 
     Attributes:
         sections: of each epoch.
+        weights: of the datasets.
+        num_samples: [D], samples of each dataset that can be shown.
     """
 
     def __init__(
@@ -142,10 +149,20 @@ class PackStream:
         check_settings(mixture, limits, questions_per_visit)
         self._limits, self._target, self._seed = limits, questions_per_visit, seed
         self._cost = cost or CostModel()
-        self._weights = [entry.weight for entry in mixture]
         self._flat = flatten(mixture, limits)
-        self.sections = num_sections(self._flat, self._weights, questions_per_visit)
-        self._rows = SectionRows(self._flat, self._weights, seed)
+        self.num_samples = np.bincount(self._flat.dataset, minlength=len(mixture))
+        self._weigh([entry.weight for entry in mixture])
+
+    def with_weights(self, weights: Sequence[float]) -> "PackStream":
+        """The stream of the same datasets with other weights, all positive."""
+        other = copy.copy(self)
+        other._weigh(weights)
+        return other
+
+    def _weigh(self, weights: Sequence[float]) -> None:
+        self.weights = tuple(weights)
+        self.sections = num_sections(self._flat, self.weights, self._target)
+        self._rows = SectionRows(self._flat, self.weights, self._seed)
         self._plans: dict[int, SectionPlan] = {}
 
     def pack(self, position: int) -> PackPlan:
@@ -195,7 +212,7 @@ class PackStream:
         epoch, section = divmod(number, self.sections)
         rows = self._rows.rows(epoch, section, self.sections)
         rng = np.random.default_rng([self._seed, epoch, section, 1])
-        return _plan_section(self._flat, rows, self._limits, self._target, self._cost, rng)
+        return _plan_section(self._flat, rows, self._limits, self._target, self._cost, rng, len(self.weights))
 
 
 def _split(position: int) -> tuple[int, int]:
@@ -209,6 +226,7 @@ def _plan_section(
     questions_per_visit: int,
     cost: CostModel,
     rng: np.random.Generator,
+    num_datasets: int,
 ) -> SectionPlan:
     counts = np.diff(flat.first)[rows]
     first = np.concatenate([[0], np.cumsum(counts)])
@@ -228,7 +246,18 @@ def _plan_section(
     costs = _pack_costs(runs, tokens, visits, ends, cost)
     shuffled = balanced_order(costs, rng)
     spans = np.stack([ends[:-1], ends[1:]], axis=1)[shuffled]
-    return SectionPlan(flat, rows, flat.question[source], visits, spans, costs[shuffled])
+    shown = _shown(flat, rows, cumulative, visits, num_datasets)
+    return SectionPlan(flat, rows, flat.question[source], visits, spans, costs[shuffled], shown)
+
+
+def _shown(
+    flat: FlatMixture, rows: np.ndarray, cumulative: np.ndarray, visits: np.ndarray, num_datasets: int
+) -> np.ndarray:
+    """What visits show of each dataset, [D]: tokens, or tiles where there are none."""
+    run, first, last = visits.T
+    row = rows[run]
+    each = flat.prefix[row] + cumulative[last] - cumulative[first] if len(flat.tokens) else flat.tiles[row]
+    return np.bincount(flat.dataset[row], weights=each, minlength=num_datasets)
 
 
 def _pack_costs(runs: Runs, tokens: np.ndarray, visits: np.ndarray, ends: np.ndarray, cost: CostModel) -> np.ndarray:

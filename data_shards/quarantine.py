@@ -71,16 +71,26 @@ class Quarantine:
 class Tally:
     """Which samples of a run are known to be bad, each once, and whether they are too many."""
 
-    def __init__(self, known: Iterable[BadRecord], *, max_fraction: float, seen: float = 0.0, total: int = 0) -> None:
+    def __init__(
+        self,
+        known: Iterable[BadRecord],
+        *,
+        max_fraction: float,
+        seen: float = 0.0,
+        total: int = 0,
+        counted: Iterable[BadRecord] = (),
+    ) -> None:
         """Begin with what is known.
 
         Args:
             known: of earlier starts.
+            counted: found when all samples were counted, before the first was shown; not yet among the known.
             max_fraction: largest fraction of the samples seen that may be bad.
             seen: samples shown before.
             total: samples of all datasets; 0 where it is not known.
         """
         self._records = {record.sample: record for record in known}
+        self._counted = {record.sample for record in counted}
         self._max_fraction, self._total = max_fraction, total
         self.seen = seen
 
@@ -106,7 +116,7 @@ class Tally:
 
     @property
     def allowed(self) -> float:
-        """Bad samples with which a run goes on.
+        """Bad samples that may be found while they are shown.
 
         The fraction of the samples seen, but at least one, so that a single one never stops a small run, and at least
         the fraction of the first `JUDGED / max_fraction` samples (of all, where there are fewer), so that two that come
@@ -117,6 +127,12 @@ class Tally:
         return max(1.0, self._max_fraction * self.seen, min(self._max_fraction * self._total, JUDGED))
 
     @property
+    def allowed_of_all(self) -> float:
+        """Samples that may be found bad when all are counted: the fraction, but at least one; nothing where it is 0."""
+        return max(1.0, self._max_fraction * self._total) if self._max_fraction else 0.0
+
+    @property
     def too_many(self) -> bool:
-        """Whether more are bad than `allowed`."""
-        return self.count > self.allowed
+        """Whether more are bad than allowed: those found by counting, of all samples; the others, of those seen."""
+        found = sum(sample not in self._counted for sample in self._records)
+        return len(self._counted) > self.allowed_of_all or found > self.allowed

@@ -63,7 +63,7 @@ def read_frame(index: DatasetIndex, position: int, *, with_images: bool = True) 
     """
     entry = index.samples[position]
     _check_members(entry)
-    names = {suffix: name for suffix in entry.members if (name := image_name(suffix)) is not None}
+    names = _image_names(entry)
     wanted = ["json", *names] if with_images else ["json"]
     data = _read_members(storage_of(index), entry, wanted)
     images = {name: data.get(suffix, b"") for suffix, name in names.items()}
@@ -89,9 +89,24 @@ def read_members(index: DatasetIndex, position: int, suffixes: Sequence[str], mo
     return _read_members(storage_of(index), entry, suffixes)
 
 
+def frame_span(entry: SampleEntry) -> tuple[int, int]:
+    """First byte and number of bytes that `read_frame` asks for with images."""
+    return _range([entry.members[suffix] for suffix in ("json", *_image_names(entry))])
+
+
 def unknown_members(entry: SampleEntry) -> list[str]:
     """Suffixes of a frame's members that the schema does not know."""
     return [suffix for suffix in entry.members if suffix != "json" and image_name(suffix) is None]
+
+
+def _image_names(entry: SampleEntry) -> dict[str, str]:
+    """Suffix to name of each image member."""
+    return {suffix: name for suffix in entry.members if (name := image_name(suffix)) is not None}
+
+
+def _range(spans: Sequence[MemberSpan]) -> tuple[int, int]:
+    begin = min(span.offset for span in spans)
+    return begin, max(span.offset + span.size for span in spans) - begin
 
 
 def _check_members(entry: SampleEntry, most_bytes: int = MAX_IMAGE_BYTES) -> None:
@@ -109,8 +124,7 @@ def _check_members(entry: SampleEntry, most_bytes: int = MAX_IMAGE_BYTES) -> Non
 
 def _read_members(storage: Storage, entry: SampleEntry, suffixes: Sequence[str]) -> dict[str, bytes]:
     spans = {suffix: entry.members[suffix] for suffix in suffixes}
-    begin = min(span.offset for span in spans.values())
-    size = max(span.offset + span.size for span in spans.values()) - begin
+    begin, size = _range(list(spans.values()))
     for _ in range(2):
         try:
             data = storage.read(entry.shard, begin, size)

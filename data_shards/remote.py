@@ -36,8 +36,14 @@ class CacheSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteIndex(DatasetIndex):
-    """An index whose shards lie elsewhere; `root` is the mirror of its small files."""
+    """An index whose shards lie elsewhere; `root` is the mirror of its small files.
 
+    Attributes:
+        files: all that lies there.
+        storage: the same, perhaps with a cache.
+    """
+
+    files: RemoteStorage
     storage: Storage
 
 
@@ -68,7 +74,22 @@ def open_dataset(location: Path | str, cache: CacheSettings) -> DatasetIndex:
         _mirror_indexes(url, files, tars)  # the copy may be damaged, or of shards that were written anew since
         index = load_index(mirror)
     storage = CachedFiles(files, mirror / "frames", cache.max_bytes) if cache.max_bytes else files
-    return RemoteIndex(root=mirror, samples=index.samples, storage=storage)
+    return RemoteIndex(root=mirror, samples=index.samples, files=files, storage=storage)
+
+
+def mirror_file(index: DatasetIndex, name: str) -> None:
+    """Copy a small file that may lie beside the shards at an address into their mirror; nothing where there is none.
+
+    Raises:
+        Unreachable: the store does not answer.
+    """
+    if not isinstance(index, RemoteIndex):
+        return
+    try:
+        data = index.files.read_whole(name)
+    except (FileNotFoundError, PermissionError):  # some stores call both the same
+        return
+    write_atomically(index.root / name, data)
 
 
 def _check_scheme(location: Path | str) -> None:

@@ -6,6 +6,7 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,9 @@ class HttpFiles:
         """False: nothing is kept."""
         return False
 
+    def fetch(self, name: str, spans: Sequence[tuple[int, int]]) -> None:
+        """Nothing: there is no place to keep it."""
+
 
 def _fetch(address: str, wanted: str | None, size: int | None) -> bytes:
     request = urllib.request.Request(address, headers={"Accept-Encoding": "identity"})
@@ -97,6 +101,7 @@ class FsspecFiles:
     def __init__(self, url: str, retry: Retry) -> None:
         self._url, self._retry = url, retry
         self._system: tuple[int, Any] | None = None
+        self._sizes: dict[str, int] = {}  # asked for once: some stores refuse a range beyond the end
 
     def read(self, name: str, offset: int, size: int) -> bytes:
         """As `Storage.read`."""
@@ -112,17 +117,25 @@ class FsspecFiles:
         """False: nothing is kept."""
         return False
 
+    def fetch(self, name: str, spans: Sequence[tuple[int, int]]) -> None:
+        """Nothing: there is no place to keep it."""
+
     def _range(self, address: str, offset: int | None, size: int | None) -> bytes:
         end = None if offset is None or size is None else offset + size
         system = self._open()
         try:
-            if offset is not None and offset >= system.size(address):
+            if offset is not None and offset >= self._size(system, address):
                 return b""
             return system.cat_file(address, start=offset, end=end)
         except (FileNotFoundError, PermissionError):
             raise
         except (OSError, TimeoutError) as error:
             raise Transient(str(error) or repr(error)) from error
+
+    def _size(self, system: Any, address: str) -> int:
+        if address not in self._sizes:
+            self._sizes[address] = system.size(address)
+        return self._sizes[address]
 
     def _open(self) -> Any:
         if self._system is None or self._system[0] != os.getpid():

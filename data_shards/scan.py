@@ -26,17 +26,22 @@ def index_shard(tar: Path) -> list[SampleEntry]:
     """Index one tar.
 
     Stricter than `tarfile`, which takes a damaged header for the end of the archive: after the last member there must
-    be zeros only.
+    be zeros only. A single frame whose record is not of the schema is indexed without questions: whoever reads it says
+    what is wrong with it.
 
     Raises:
-        ShardError: a cut or damaged tar, a member that is not a plain file, a frame without a `json` member of the
-            schema, a frame whose members are not next to each other.
+        ShardError: a cut or damaged tar, a member that is not a plain file, a frame whose members are not next to each
+            other, no frame with a record of the schema.
     """
     entries: dict[str, SampleEntry] = {}
+    unusable: list[str] = []
     for key, members in groupby(_members(tar), key=lambda member: member.key):
         if key in entries:
             raise ShardError(f"{tar}: frame {key}: occurs twice, or its members are not next to each other")
-        entries[key] = _entry(tar, key, list(members))
+        entries[key], problem = _entry(tar, key, list(members))
+        unusable += [f"{tar}: frame {key}: {problem}"] if problem else []
+    if unusable and len(unusable) == len(entries):
+        raise ShardError(unusable[0])
     return list(entries.values())
 
 
@@ -114,25 +119,29 @@ def _check_end(tar: Path, file: BinaryIO, end: int) -> None:
         raise ShardError(f"{tar}: the end of the tar is missing: it is cut short; write or copy it again")
 
 
-def _entry(tar: Path, key: str, members: list[_Member]) -> SampleEntry:
+def _entry(tar: Path, key: str, members: list[_Member]) -> tuple[SampleEntry, str]:
+    """The entry of a frame, and what is wrong with its record; empty where nothing is."""
     data = {member.suffix: member.data for member in members}
     if len(data) != len(members):
         raise ShardError(f"{tar}: frame {key}: a member occurs twice: {sorted(member.suffix for member in members)}")
-    if "json" not in data:
-        raise ShardError(f"{tar}: frame {key}: member 'json' is missing; {_others(tar, data)}")
     images = {name: value for suffix, value in data.items() if (name := image_name(suffix)) is not None}
+    num_questions, problem = 0, ""
     try:
+        if "json" not in data:
+            raise SchemaError("member 'json' is missing")
         frame = frame_from_json(data["json"], images)
+        images, num_questions = dict(frame.images), len(frame.questions)
     except SchemaError as error:
-        raise ShardError(f"{tar}: frame {key}: {error}; {_others(tar, data)}") from error
-    return SampleEntry(
+        problem = f"{error}; {_others(tar, data)}"
+    entry = SampleEntry(
         key=key,
         shard=tar.name,
         members={member.suffix: member.span for member in members},
-        num_questions=len(frame.questions),
-        num_images=len(frame.images),
-        image_sizes=tuple(_size_or_zero(value) for value in frame.images.values()),
+        num_questions=num_questions,
+        num_images=len(images),
+        image_sizes=tuple(_size_or_zero(value) for value in images.values()),
     )
+    return entry, problem
 
 
 def _others(tar: Path, suffixes: Iterable[str]) -> str:

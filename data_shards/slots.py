@@ -25,15 +25,22 @@ class TileSlots:
         self._slots = np.frombuffer(mmap.mmap(-1, workers * per_worker * pages), np.uint8).reshape(-1, pages)
         self._taken = np.frombuffer(mmap.mmap(-1, workers * per_worker), np.uint8)
 
-    def take(self, worker: int, num_bytes: int) -> int | None:
-        """A free slot of a worker, which is then taken; None where all are in use or too small."""
-        if num_bytes > self._slots.shape[1]:
-            return None
+    def take(self, worker: int) -> int | None:
+        """A free slot of a worker, which is then taken; None where all are in use."""
         own = range(worker * self._per_worker, (worker + 1) * self._per_worker)
         slot = next((slot for slot in own if not self._taken[slot]), None)
         if slot is not None:
             self._taken[slot] = 1
         return slot
+
+    def put_back(self, slot: int) -> None:
+        """Free a slot again that its worker took and hands to no one."""
+        self._taken[slot] = 0
+
+    @property
+    def slot_bytes(self) -> int:
+        """Room of a slot."""
+        return self._slots.shape[1]
 
     def array(self, slot: int, shape: tuple[int, ...]) -> np.ndarray:
         """A slot's memory as uint8 of a shape."""

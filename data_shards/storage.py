@@ -1,6 +1,7 @@
 """File names, offsets and sizes in, bytes out: where the members of a shard are read from, and the local directory."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,13 @@ class Storage(Protocol):
 
     def forget(self, name: str, offset: int, size: int) -> bool:
         """Drop a copy of these bytes that turned out to be damaged; False where none is kept."""
+
+    def fetch(self, name: str, spans: Sequence[tuple[int, int]]) -> None:
+        """Get ranges (offset, size) that will be read soon in one request, where they can be kept till then.
+
+        Raises:
+            Unreachable, OSError: as `read`.
+        """
 
 
 class RemoteStorage(Storage, Protocol):
@@ -53,6 +61,9 @@ class LocalFiles:
     def forget(self, name: str, offset: int, size: int) -> bool:
         """False: nothing is kept."""
         return False
+
+    def fetch(self, name: str, spans: Sequence[tuple[int, int]]) -> None:
+        """Nothing: reading is quick."""
 
 
 def plain_name(name: str) -> str:

@@ -16,6 +16,10 @@ from data_shards.schema import CAMERAS
 _CANVAS_COLUMNS, _CANVAS_ROWS = 3, 2
 
 
+Allocate = Callable[[int], np.ndarray]
+"""A number of tiles to uint8 [T, S, S, 3], with any content."""
+
+
 class LayoutError(ValueError):
     """A layout or an image size for which there is no tiling."""
 
@@ -149,7 +153,11 @@ def tile_images(images: Sequence[np.ndarray], layout: ViewLayout, names: Sequenc
 
 
 def tile_jpegs(
-    images: Mapping[str, bytes], layout: ViewLayout, *, max_pixels: int = MAX_PIXELS
+    images: Mapping[str, bytes],
+    layout: ViewLayout,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    allocate: Allocate | None = None,
 ) -> tuple[np.ndarray, list[int]]:
     """Decode the images of a frame and cut them into tiles; each is decoded at no more pixels than its tiles need.
 
@@ -157,6 +165,7 @@ def tile_jpegs(
         images: image name to JPEG bytes; in `canvas` mode the six cameras may come in any order.
         layout: how.
         max_pixels: see `decode_jpeg`.
+        allocate: gives the memory for the tiles.
 
     Returns:
         Tiles [T, S, S, 3], uint8, as `tile_images`, and the tiles of each image, as `tiles_per_image`.
@@ -171,7 +180,7 @@ def tile_jpegs(
     def load(i: int, target: tuple[int, int]) -> Picture:
         return decode_picture(images[names[i]], target, max_pixels=max_pixels, exact=layout.exact)
 
-    return _tile(sizes, load, layout, names)
+    return _tile(sizes, load, layout, names, allocate)
 
 
 def stitch_views(images: Sequence[np.ndarray], layout: ViewLayout) -> np.ndarray:
@@ -191,16 +200,20 @@ _Load = Callable[[int, tuple[int, int]], Picture]
 
 
 def _tile(
-    sizes: Sequence[tuple[int, int]], load: _Load, layout: ViewLayout, names: Sequence[str] | None
+    sizes: Sequence[tuple[int, int]],
+    load: _Load,
+    layout: ViewLayout,
+    names: Sequence[str] | None,
+    allocate: Allocate | None = None,
 ) -> tuple[np.ndarray, list[int]]:
     if _is_canvas(len(sizes), layout):
         canvas_size = _canvas_size(layout)
         canvas = Picture(pixels=_stitch(load, layout), extent=canvas_size)
-        return _tile([canvas_size], lambda i, target: canvas, layout, None)
+        return _tile([canvas_size], lambda i, target: canvas, layout, None, allocate)
     counts = tiles_per_image(sizes, layout, names)
     budgets = _budgets(layout, len(sizes), names)
     side = layout.tile_size
-    tiles = np.empty((sum(counts), side, side, 3), dtype=np.uint8)
+    tiles = allocate(sum(counts)) if allocate else np.empty((sum(counts), side, side, 3), dtype=np.uint8)
     first = 0
     for i, (size, budget, count) in enumerate(zip(sizes, budgets, counts, strict=True)):
         columns, rows = _grid(size, budget, layout)

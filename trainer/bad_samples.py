@@ -31,16 +31,22 @@ class BadSampleWatch:
         seen: float,
         total: int,
         say: Callable[[str], None],
+        counted: Sequence[BadRecord] = (),
     ) -> None:
-        """Go on from what the run directory holds.
+        """Go on from what the run directory holds, and from what counting the samples found, alike on all ranks.
 
         Args:
-            max_fraction, seen, total: see `data_shards.quarantine.Tally`.
+            max_fraction, seen, total, counted: see `data_shards.quarantine.Tally`.
             say: prints a line for the user.
+
+        Raises:
+            TooManyBadSamples: counting alone found more than the recipe allows.
         """
-        self._ranks, self._say, self._max_fraction = ranks, say, max_fraction
+        self._ranks, self._say, self._max_fraction, self._total = ranks, say, max_fraction, total
         self._file = Quarantine(run_dir / QUARANTINE_FILE)
-        self._tally = Tally(ranks.on_main(self._file.read), max_fraction=max_fraction, seen=seen, total=total)
+        known = ranks.on_main(self._file.read)
+        self._tally = Tally(known, max_fraction=max_fraction, seen=seen, total=total, counted=counted)
+        self._take(counted)
 
     @property
     def count(self) -> int:
@@ -67,18 +73,27 @@ class BadSampleWatch:
         if not num_new:
             return
         found = [record for records in self._ranks.gather(_bad(batches)) for record in records]
+        self._take(found)
+
+    def _take(self, found: Sequence[BadRecord]) -> None:
+        """Write down what is new, the same on all ranks."""
         new = self._tally.add(found)
-        self._ranks.on_main(lambda: self._file.append(new))
-        for record in new:
+        if new:
+            self._ranks.on_main(lambda: self._file.append(new))
+        for record in new[:_SHOWN]:
             self._say(f"left out: {record}")
+        if len(new) > _SHOWN:
+            self._say(f"left out: {len(new) - _SHOWN} more; all are in {self._file.path}")
         if self._tally.too_many:
             raise TooManyBadSamples(self._message())
 
     def _message(self) -> str:
         first = "\n".join(f"  {record}" for record in self._tally.first(_SHOWN))
+        tally = self._tally
         return (
-            f"data.max_bad_fraction: got {self.count} unusable samples among {self._tally.seen:.0f} seen, expected at "
-            f"most {self._max_fraction:g} of them ({self._tally.allowed:.0f}); the first:\n{first}\n"
+            f"data.max_bad_fraction: got {self.count} unusable samples of {self._total} ({tally.seen:.0f} seen); "
+            f"a fraction of {self._max_fraction:g} allows {tally.allowed_of_all:.0f} found when all are counted and "
+            f"{tally.allowed:.0f} found when they are shown; the first:\n{first}\n"
             f"all are in {self._file.path}; mend or remove these shards, or raise data.max_bad_fraction"
         )
 

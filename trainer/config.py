@@ -9,7 +9,7 @@ import yaml
 
 from data_shards.remote_files import as_url
 from models.projector import PROJECTORS
-from trainer.recipe import Recipe
+from trainer.recipe import DataSection, Recipe
 from trainer.typed_yaml import ConfigError, apply_overrides, build, read_yaml
 
 __all__ = ["ConfigError", "Recipe", "load_recipe", "recipe_to_yaml", "warmup_steps"]
@@ -104,6 +104,7 @@ def _check(recipe: Recipe) -> list[str]:
         "optim.eps": optim.eps,
         "optim.layer_decay": optim.layer_decay,
         **{f"data.datasets.{i}.weight": dataset.weight for i, dataset in enumerate(data.datasets)},
+        **{f"data.datasets.{i}.fraction": d.fraction for i, d in enumerate(data.datasets) if d.fraction is not None},
     }
     not_negative = {
         "seed": recipe.seed,
@@ -132,7 +133,28 @@ def _check(recipe: Recipe) -> list[str]:
     problems = [f"{name}: got {value}, expected more than 0" for name, value in positive.items() if not value > 0]
     problems += [f"{name}: got {value}, expected 0 or more" for name, value in not_negative.items() if not value >= 0]
     problems += [f"{name}: got {value}, expected 0 to 1" for name, value in unit.items() if not 0 <= value <= 1]
-    return problems + _check_stage(recipe)
+    return problems + _check_mixture(data) + _check_stage(recipe)
+
+
+def _check_mixture(data: DataSection) -> list[str]:
+    problems = []
+    if not data.datasets:
+        problems.append("data.datasets: got none, expected at least one with a path")
+    names = [dataset.name or dataset.path.name for dataset in data.datasets]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        problems.append(f"data.datasets: the name {name!r} occurs twice; give one of them another `name`")
+    with_fraction = [i for i, dataset in enumerate(data.datasets) if dataset.fraction is not None]
+    if 0 < len(with_fraction) < len(data.datasets):
+        problems.append(
+            f"data.datasets: got `fraction` for {len(with_fraction)} of {len(data.datasets)} datasets, expected it for "
+            "all or none; give the others one too, or a `weight` to each"
+        )
+    problems += [
+        f"data.datasets.{i}: got both `weight` and `fraction`, expected one of them; drop one"
+        for i in with_fraction
+        if data.datasets[i].weight != 1.0
+    ]
+    return problems
 
 
 def _checkpointed(recipe: Recipe) -> dict[str, int]:
@@ -153,11 +175,6 @@ def _check_stage(recipe: Recipe) -> list[str]:
         problems.append(
             f"model.drop_path: got {recipe.model.drop_path}, expected 0 in stage 'align', whose vision tower is frozen"
         )
-    if not recipe.data.datasets:
-        problems.append("data.datasets: got none, expected at least one with a path")
-    names = [dataset.name or dataset.path.name for dataset in recipe.data.datasets]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        problems.append(f"data.datasets: the name {name!r} occurs twice; give one of them another `name`")
     if recipe.stage == "distill":
         problems += _check_distillation(recipe)
     elif any(dataset.targets for dataset in recipe.data.datasets):

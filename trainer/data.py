@@ -6,14 +6,12 @@ from functools import partial
 
 from data_shards.collate import Batch
 from data_shards.entries import ShardError
-from data_shards.index import DatasetIndex
-from data_shards.lengths import sample_sizes, shard_numbers, tile_sizes
+from data_shards.fractions import shares, with_fractions
 from data_shards.loader import FrameSource, PackLoader, TextSettings
-from data_shards.plan import CostModel, MixtureEntry, PackLimits, PackStream, SizeTable, oversized
-from data_shards.remote import CacheSettings, open_dataset
+from data_shards.plan import CostModel, PackStream
 from trainer.dist import Ranks
-from trainer.recipe import DatasetSection, Recipe
-from trainer.targets.record import cached_targets
+from trainer.mixture import Mixture, check_same, make_mixture
+from trainer.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,17 +19,20 @@ class Data:
     """What a stage is trained on.
 
     Attributes:
-        sources: the datasets.
         stream: the endless order of packs.
         text: None for stages on images only.
-        left_out: questions (or images) that no pack can hold, as `data_shards.plan.oversized` gives them.
+        mixture: what the plan is made of.
     """
 
     recipe: Recipe
-    sources: Sequence[FrameSource]
     stream: PackStream
     text: TextSettings | None
-    left_out: Sequence[tuple[int, int, int, int]]
+    mixture: Mixture
+
+    @property
+    def sources(self) -> Sequence[FrameSource]:
+        """The datasets."""
+        return self.mixture.sources
 
     @property
     def num_samples(self) -> int:
@@ -75,22 +76,19 @@ class Data:
         """Lines that say what will be read."""
         packs = self.recipe.steps * self.recipe.batch.micro_batches * world_size
         epoch = self.stream.packs_an_epoch()
+        kind = "tokens" if self.text else "tiles"
         lines = [
-            f"data: {source.name}: {len(source.index)} frames, "
-            f"{source.index.num_questions} questions, weight {source.weight:g}"
-            for source in self.sources
+            f"data: {source.name}: {len(source.index)} frames, {source.index.num_questions} questions, weight "
+            f"{weight:.4g}, {share:.1%} of the {kind}"
+            for source, weight, share in zip(self.sources, self.stream.weights, shares(self.stream), strict=True)
         ]
         lines.append(
             f"plan: {epoch} packs an epoch; {self.recipe.steps} steps x {world_size} ranks x "
             f"{self.recipe.batch.micro_batches} micro batches = {packs} packs, {packs / epoch:.2f} epochs"
         )
-        if self.left_out:
-            dataset, sample, question, tokens = self.left_out[0]
-            key = self.sources[dataset].index.samples[sample].key
-            lines.append(
-                f"warning: {len(self.left_out)} questions fit no pack and are left out, first {key} "
-                f"question {question} ({tokens} tokens); raise data.max_tokens or data.max_tiles"
-            )
+        if self.mixture.bad:
+            bad = self.mixture.bad
+            lines.append(f"warning: {len(bad)} samples, or questions of them, are left out, first {bad[0]}")
         return lines
 
 
@@ -104,39 +102,15 @@ def make_data(recipe: Recipe, text: TextSettings | None, ranks: Ranks | None, co
         cost: by which packs are balanced over ranks; None counts tokens.
 
     Raises:
-        ShardError, BadSample, PlanError: as the functions of `data_shards`.
         TargetsError, CodebookError: cached targets that are not the recipe's.
+        ShardError, PlanError: as the functions of `data_shards`, and where ranks would follow different plans.
     """
-    build = partial(_make_data, recipe, text, cost)
-    return build() if ranks is None else ranks.main_first(build)
-
-
-def _make_data(recipe: Recipe, text: TextSettings | None, cost: CostModel | None) -> Data:
-    data = recipe.data
-    cache = CacheSettings(directory=data.cache_dir, max_bytes=round(data.cache_gib * (1 << 30)))
-    sources = [_source(recipe, dataset, cache) for dataset in data.datasets]
-    mixture = [
-        MixtureEntry(sizes=_sizes(recipe, text, s.index), weight=s.weight, shards=shard_numbers(s.index))
-        for s in sources
-    ]
-    limits = PackLimits(max_tokens=data.max_tokens if text else 1, max_tiles=data.max_tiles)
-    stream = PackStream(mixture, limits, data.questions_per_visit if text else 1, recipe.seed, cost=cost)
-    return Data(recipe=recipe, sources=sources, stream=stream, text=text, left_out=oversized(mixture, limits))
-
-
-def _source(recipe: Recipe, dataset: DatasetSection, cache: CacheSettings) -> FrameSource:
-    index = open_dataset(dataset.path, cache)
-    targets = cached_targets(recipe, dataset, index, cache)
-    return FrameSource(name=dataset.name, index=index, weight=dataset.weight, targets=targets)
-
-
-def _sizes(recipe: Recipe, text: TextSettings | None, index: DatasetIndex) -> SizeTable:
-    if text is None:
-        return tile_sizes(index, recipe.data.view)
-    return sample_sizes(
-        index,
-        tokenizer=text.tokenizer,
-        template=text.template,
-        layout=recipe.data.view,
-        tokens_per_tile=text.tokens_per_tile,
-    )
+    build = partial(make_mixture, recipe, text)
+    mixture = build() if ranks is None else ranks.main_first(build)
+    if ranks is not None:
+        check_same(mixture, ranks)
+    stream = PackStream(mixture.entries, mixture.limits, mixture.questions_per_visit, recipe.seed, cost=cost)
+    fractions = [dataset.fraction for dataset in recipe.data.datasets if dataset.fraction is not None]
+    if fractions:
+        stream = with_fractions(stream, fractions)
+    return Data(recipe=recipe, stream=stream, text=text, mixture=mixture)

@@ -140,6 +140,7 @@ def _train(job: Job, parts: _Parts) -> Outcome:
             stop=parts.stop,
             samples=samples,
             num_samples=parts.data.num_samples,
+            bad=parts.data.mixture.bad,
         )
         state, stopped = fit(run, state)
     finally:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from data_shards.collate import Batch, step_counts
+from data_shards.quarantine import BadRecord
 from trainer.bad_samples import BadSampleWatch
 from trainer.checkpoint import Checkpoints
 from trainer.dist import Ranks
@@ -28,6 +29,7 @@ class Run:
     Attributes:
         advance: position in the plan and a number of packs to the position behind them.
         num_samples: frames of all datasets, by which unusable ones are judged; 0 where it is not known.
+        bad: those of them that were found unusable before the first step.
     """
 
     recipe: Recipe
@@ -41,6 +43,7 @@ class Run:
     stop: StopRequest
     samples: SampleLog | None = None
     num_samples: int = 0
+    bad: Sequence[BadRecord] = ()
 
 
 def fit(run: Run, state: TrainState) -> tuple[TrainState, bool]:
@@ -142,6 +145,7 @@ def _watch(run: Run, state: TrainState) -> BadSampleWatch:
         seen=state.samples,
         total=run.num_samples,
         say=run.logger.say,
+        counted=run.bad,
     )
 
 

@@ -65,6 +65,8 @@ class DatasetSection:
     Attributes:
         path: directory of shards, or its address: http://, https:// or s3://.
         weight: times each question is shown an epoch.
+        fraction: share of the mixture's tokens (of its tiles in stages on images only), in place of a weight; given to
+            all datasets or to none, and only the ratios count. The scarcest dataset is then shown whole an epoch.
         name: in metrics; the directory's name where empty.
         targets: distill: directory or address of what the teacher made of this dataset's tiles, as `python -m
             data_shards teacher-targets` writes it; the teacher is then not loaded. For all datasets or for none.
@@ -72,6 +74,7 @@ class DatasetSection:
 
     path: Path
     weight: float = 1.0
+    fraction: float | None = None
     name: str = ""
     targets: Path | None = None
 

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -5,7 +6,7 @@ import pytest
 from data_shards import lengths
 from data_shards.chat import internlm2_chat, tokenize_frame
 from data_shards.index import load_index
-from data_shards.lengths import sample_sizes, shard_numbers, tile_sizes
+from data_shards.lengths import count_samples, count_tiles, sample_sizes, shard_numbers, tile_sizes
 from data_shards.plan import SampleSize
 from data_shards.read import BadSample, read_frame
 from data_shards.schema import CAMERAS
@@ -111,10 +112,44 @@ def test_tile_sizes_come_from_the_index_alone(index, tokenizer, reads):
     assert {(size.prefix_tokens, size.question_tokens) for size in sizes} == {(0, ())}
 
 
-def test_an_image_without_header_is_named(tmp_path):
-    (frame,) = frames(1, images=CAMERAS, seed=1)
-    images = dict(frame.images)
-    images["CAM_BACK"] = b"no image"
-    write_shards([replace(frame, images=images)], tmp_path / "d", source="test", licence="none")
-    with pytest.raises(BadSample, match="shard-000000.tar.*scene1_000: image 4: got no JPEG header"):
-        tile_sizes(load_index(tmp_path / "d"), LAYOUT)
+def test_an_image_without_header_is_named(tmp_path, tokenizer):
+    good, bad = frames(2, images=CAMERAS, seed=1)
+    images = {**bad.images, "CAM_BACK": b"no image"}
+    write_shards([good, replace(bad, images=images)], tmp_path / "d", source="test", licence="none")
+    index = load_index(tmp_path / "d")
+    message = "shard-000000.tar: offset .*scene1_001: image 4: got no JPEG header"
+    with pytest.raises(BadSample, match=message):
+        tile_sizes(index, LAYOUT)
+    for counted in (count_tiles(index, LAYOUT), count_samples(index, **options(tokenizer))):
+        (error,) = counted.bad
+        assert re.search(message, str(error))
+        assert [size.tiles for size in counted.table] == [18, 0]
+
+
+def test_frames_that_cannot_be_counted_have_no_question_and_are_named(index, tokenizer):
+    sound = list(sample_sizes(index, **options(tokenizer)))
+    for path in index.root.glob("*.lengths-*.npz"):
+        path.unlink()
+    tar = index.root / "shard-000001.tar"
+    content = tar.read_bytes()
+    damaged = bytearray(content)
+    for position in (4, 6):
+        damaged[index.samples[position].members["json"].offset] ^= 1
+    tar.write_bytes(damaged)
+    for _ in range(2):  # counted, then read back
+        counted = count_samples(load_index(index.root), **options(tokenizer))
+        assert [error.key for error in counted.bad] == [index.samples[i].key for i in (4, 6)]
+        assert all(error.shard == tar.name and "sha256" in error.reason for error in counted.bad)
+        empty = SampleSize(prefix_tokens=0, question_tokens=(), tiles=0)
+        assert list(counted.table) == [empty if i in (4, 6) else size for i, size in enumerate(sound)]
+    tar.write_bytes(content)  # mended: taken in again, without a new index
+    assert list(sample_sizes(index, **options(tokenizer))) == sound
+
+
+def test_a_special_token_in_a_text_makes_its_sample_unusable(tmp_path, tokenizer):
+    (frame,) = frames(1, images=(), seed=1)
+    asked = replace(frame.questions[0], question="What is </img>?")
+    write_shards([replace(frame, questions=(asked,))], tmp_path / "d", source="test", licence="none")
+    (error,) = count_samples(load_index(tmp_path / "d"), **options(tokenizer)).bad
+    assert (error.shard, error.key) == ("shard-000000.tar", frame.key)
+    assert "special token </img>" in error.reason

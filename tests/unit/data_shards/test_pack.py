@@ -193,20 +193,11 @@ def test_packs_that_cannot_be_built_are_refused(parts):
         build_pack([*parts, (parts[0][0], np.zeros((1, 8, 8, 3), np.uint8), parts[0][2])])
 
 
-def test_tiles_go_to_the_memory_that_is_given(parts):
-    given = []
-
-    def allocate(shape):
-        given.append(np.full(shape, 7, np.uint8))
-        return given[-1]
-
-    pack = build_pack(parts, allocate=allocate)
-    assert pack.tiles is given[0]
+def test_tiles_that_lie_in_a_row_are_not_copied(parts):
+    row = np.concatenate([tiles for _, tiles, _ in parts])
+    pack = build_pack(parts, tiles=row)
+    assert pack.tiles is row
     np.testing.assert_array_equal(pack.tiles, build_pack(parts).tiles)
-    alone = build_pack(parts[1:2], allocate=allocate)
-    assert alone.dummy_tile
-    assert alone.tiles is given[1]
-    assert not alone.tiles.any()
 
 
 @pytest.mark.parametrize("token", [None, 5])

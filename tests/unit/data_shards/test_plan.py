@@ -6,7 +6,6 @@ import pytest
 
 from data_shards import sections
 from data_shards.fill import Filler
-from data_shards.mixture import weights_of_fractions
 from data_shards.plan import (
     CostModel,
     MixtureEntry,
@@ -307,16 +306,6 @@ def _cost(pack, mixture, cost):
         pairs = size.prefix_tokens**2 / 2 + sum(size.prefix_tokens * n + n**2 / 2 for n in segments)
         total += cost.token * (size.prefix_tokens + sum(segments)) + cost.tile * size.tiles + cost.pair * pairs
     return total
-
-
-def test_fractions_of_tokens_become_weights_of_at_most_one():
-    tables = [small(40), small(60, seed=9)]
-    weights = weights_of_fractions(tables, [1.0, 4.0])
-    shares = [weight * table.whole_tokens for weight, table in zip(weights, tables, strict=True)]
-    assert shares[1] / shares[0] == pytest.approx(4.0)
-    assert max(weights) == 1.0
-    with pytest.raises(PlanError, match="fraction of dataset 1: got 0"):
-        weights_of_fractions(tables, [1.0, 0.0])
 
 
 def test_a_vision_job_shows_each_sample_once_within_the_tile_limit():

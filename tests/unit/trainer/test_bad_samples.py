@@ -82,5 +82,35 @@ def test_samples_seen_count_the_bad_ones_too(tmp_path):
     assert made.counts([batch(1, 2), batch(2)]) == [2.0, 3.0]
 
 
+def records(count):
+    return [record for record in batch(*range(count)).meta.bad]
+
+
+def test_samples_found_by_counting_are_written_and_judged_by_all_samples(tmp_path):
+    said = []
+    say = said.append
+    options = {"max_fraction": 0.1, "seen": 0.0, "say": say}
+    made = BadSampleWatch(_Alone(), tmp_path / "run", total=200, counted=records(20), **options)
+    assert made.count == 20
+    assert len(keys(tmp_path / "run")) == 20
+    assert len(said) == 11
+    assert said[-1].startswith("left out: 10 more")
+    BadSampleWatch(_Alone(), tmp_path / "run", total=200, counted=records(20), **options)
+    assert len(keys(tmp_path / "run")) == 20
+    with pytest.raises(TooManyBadSamples, match="got 21 unusable samples of 200.*allows 20 found when all are counted"):
+        BadSampleWatch(_Alone(), tmp_path / "other", total=200, counted=records(21), **options)
+    assert len(keys(tmp_path / "other")) == 21
+
+
+def test_samples_found_by_counting_do_not_use_up_what_may_be_found_later(tmp_path):
+    made = BadSampleWatch(
+        _Alone(), tmp_path, max_fraction=0.1, seen=0.0, total=100, counted=records(10), say=lambda text: None
+    )
+    step = [batch(*range(10, 20))]
+    made.update(step, made.counts(step))
+    with pytest.raises(TooManyBadSamples, match="got 21 unusable"):
+        made.update([batch(20)], made.counts([batch(20)]))
+
+
 def test_the_stop_ends_the_command_as_a_failure():
     assert issubclass(TooManyBadSamples, MainRankError)

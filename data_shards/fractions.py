@@ -1,0 +1,49 @@
+"""A PackStream and fractions in; the stream whose datasets have these fractions of the tokens in its packs out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_shards.mixture import PlanError
+from data_shards.plan import PackStream
+
+ROUNDS = 4
+"""How often weights are corrected: how many questions share a prefix depends on the weights a little."""
+
+
+def with_fractions(stream: PackStream, fractions: Sequence[float]) -> PackStream:
+    """The same datasets with weights of at most 1 that give each its fraction; the scarcest is shown whole an epoch.
+
+    Counted are tokens as packs show them, a prefix for each visit; tiles in a mixture without questions.
+
+    Args:
+        fractions: positive, one a dataset; only their ratios count.
+
+    Raises:
+        PlanError: a fraction that is not positive, or a dataset of which nothing can be shown.
+    """
+    _check(fractions)
+    stream = stream.with_weights([1.0] * len(fractions))
+    for _ in range(ROUNDS):
+        section = stream.section(0)
+        if not section.shown.all():
+            empty = [f"dataset {d}" for d in np.flatnonzero(section.shown == 0)]
+            raise PlanError(
+                f"{', '.join(empty)}: got nothing that can be shown, expected some for its fraction; drop it or raise "
+                "the limits of a pack"
+            )
+        weights = np.asarray(fractions) / (section.shown / section.samples * stream.num_samples)
+        stream = stream.with_weights((weights / weights.max()).tolist())
+    return stream
+
+
+def shares(stream: PackStream) -> list[float]:
+    """Each dataset's share of the tokens (or tiles) of the first section of a plan."""
+    shown = stream.section(0).shown
+    return (shown / max(shown.sum(), 1.0)).tolist()
+
+
+def _check(fractions: Sequence[float]) -> None:
+    bad = [f"fraction of dataset {d}: got {f}" for d, f in enumerate(fractions) if not 0 < f < float("inf")]
+    if bad:
+        raise PlanError("; ".join(bad) + "; expected positive numbers")

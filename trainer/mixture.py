@@ -1,0 +1,134 @@
+"""Recipe, text settings and ranks in; the datasets of the mixture, their sizes and weights, and what is left out of it
+out."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from data_shards.entries import ShardError
+from data_shards.index import DatasetIndex
+from data_shards.lengths import CountedSizes, count_samples, count_tiles, shard_numbers
+from data_shards.loader import FrameSource, TextSettings
+from data_shards.mixture import MixtureEntry, PackLimits, oversized
+from data_shards.quarantine import BadRecord
+from data_shards.remote import CacheSettings, open_dataset
+from trainer.dist import Ranks
+from trainer.recipe import DatasetSection, Recipe
+from trainer.targets.record import cached_targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """What can be shown.
+
+    Attributes:
+        sources: the datasets.
+        entries: of each, as a plan wants them.
+        limits: of a pack.
+        questions_per_visit: 1 in stages on images only.
+        bad: samples that cannot be used, or not with all questions, found when they were counted.
+    """
+
+    sources: Sequence[FrameSource]
+    entries: Sequence[MixtureEntry]
+    limits: PackLimits
+    questions_per_visit: int
+    bad: Sequence[BadRecord]
+
+    def digest(self) -> int:
+        """A number that differs, almost surely, where any size does."""
+        value = 0
+        for entry in self.entries:
+            for column in (entry.sizes.prefix, entry.sizes.tiles, entry.sizes.first, entry.sizes.tokens):
+                value = zlib.crc32(np.ascontiguousarray(column).data, value)
+        return value
+
+
+def make_mixture(recipe: Recipe, text: TextSettings | None) -> Mixture:
+    """Read indexes and count lengths.
+
+    Raises:
+        ShardError: as `open_dataset`.
+        TargetsError, CodebookError: cached targets that are not the recipe's.
+    """
+    data = recipe.data
+    cache = CacheSettings(directory=data.cache_dir, max_bytes=round(data.cache_gib * (1 << 30)))
+    sources = [_source(recipe, dataset, cache) for dataset in data.datasets]
+    counted = [_count(recipe, text, source.index) for source in sources]
+    limits = PackLimits(max_tokens=data.max_tokens if text else 1, max_tiles=data.max_tiles)
+    questions_per_visit = data.questions_per_visit if text else 1
+    entries = [
+        MixtureEntry(sizes=sizes.table, weight=source.weight, shards=shard_numbers(source.index))
+        for source, sizes in zip(sources, counted, strict=True)
+    ]
+    bad = [
+        BadRecord.of(error, source.name) for source, sizes in zip(sources, counted, strict=True) for error in sizes.bad
+    ]
+    return Mixture(
+        sources=sources,
+        entries=entries,
+        limits=limits,
+        questions_per_visit=questions_per_visit,
+        bad=[*bad, *_oversized(sources, entries, limits)],
+    )
+
+
+def check_same(mixture: Mixture, ranks: Ranks) -> None:
+    """Refuse ranks that would follow different plans; called on all ranks.
+
+    Raises:
+        ShardError: on all ranks, where one counted other lengths than the main rank.
+    """
+    digests = ranks.gather(mixture.digest())
+    other = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
+    if other:
+        raise ShardError(
+            f"data: ranks {', '.join(map(str, other))} read other samples or lengths than rank 0: the shards are not "
+            "the same on every machine, or do not read reliably; check the copies with `python -m data_shards inspect "
+            "DIR --verify`"
+        )
+
+
+def _source(recipe: Recipe, dataset: DatasetSection, cache: CacheSettings) -> FrameSource:
+    index = open_dataset(dataset.path, cache)
+    targets = cached_targets(recipe, dataset, index, cache)
+    return FrameSource(name=dataset.name, index=index, weight=dataset.weight, targets=targets)
+
+
+def _count(recipe: Recipe, text: TextSettings | None, index: DatasetIndex) -> CountedSizes:
+    if text is None:
+        return count_tiles(index, recipe.data.view)
+    return count_samples(
+        index,
+        tokenizer=text.tokenizer,
+        template=text.template,
+        layout=recipe.data.view,
+        tokens_per_tile=text.tokens_per_tile,
+    )
+
+
+def _oversized(sources: Sequence[FrameSource], entries: Sequence[MixtureEntry], limits: PackLimits) -> list[BadRecord]:
+    """One record for each sample with questions, or tiles, that no pack can hold."""
+    records = []
+    for (dataset, sample), rows in groupby(oversized(entries, limits), key=lambda row: row[:2]):
+        found = list(rows)
+        source = sources[dataset]
+        entry = source.index.samples[sample]
+        questions = ", ".join(str(question) for _, _, question, _ in found if question >= 0)
+        most = max(tokens for _, _, _, tokens in found)
+        tiles = int(entries[dataset].sizes.tiles[sample])
+        what = f"questions {questions}: got" if questions else "got"
+        records.append(
+            BadRecord(
+                dataset=source.name,
+                shard=entry.shard,
+                offset=entry.members["json"].offset,
+                key=entry.key,
+                reason=f"{what} up to {most} tokens with the prefix and {tiles} tiles, expected at most "
+                f"{limits.max_tokens} and {limits.max_tiles}; raise data.max_tokens or data.max_tiles",
+            )
+        )
+    return records
