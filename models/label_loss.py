@@ -15,7 +15,10 @@ _CHUNK_BYTES = 2**30
 
 
 class LabelLosses(NamedTuple):
-    """Attributes: losses: float32 [M], with graph; predicted: int64 [M], the likeliest token at each label."""
+    """Attributes:
+    losses: float32, or float64 from such logits, [M], with graph.
+    predicted: int64 [M], the likeliest token at each label.
+    """
 
     losses: torch.Tensor
     predicted: torch.Tensor
@@ -32,7 +35,7 @@ def head_chunks(max_labels: int, vocab_size: int) -> int:
 def label_losses(
     head: Callable[[torch.Tensor], torch.Tensor], hidden_MD: torch.Tensor, targets_M: torch.Tensor, chunks: int = 1
 ) -> LabelLosses:
-    """Cross-entropy of every label token, in float32.
+    """Cross-entropy of every label token, in float32, or in float64 where the logits are.
 
     Args:
         head: hidden states [m, D] to logits [m, V].
@@ -54,5 +57,6 @@ def _losses(
     head: Callable[[torch.Tensor], torch.Tensor], hidden_MD: torch.Tensor, targets_M: torch.Tensor
 ) -> LabelLosses:
     logits_MV = head(hidden_MD)
-    losses = cross_entropy(logits_MV.float(), targets_M, reduction="none")
+    wide_MV = logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32))
+    losses = cross_entropy(wide_MV, targets_M, reduction="none")
     return LabelLosses(losses, logits_MV.detach().argmax(dim=-1))

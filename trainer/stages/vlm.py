@@ -112,11 +112,12 @@ class VlmStage(Stage):
             head_chunks(self.recipe.data.max_tokens, self.vlm.lm_head.out_features),
             image_positions.to(device, non_blocking=True),
         )
-        losses_M = each_M * batch.label_weights
+        weights_M = batch.label_weights.to(each_M.dtype)
+        losses_M = each_M * weights_M
         hits = (predicted_M == batch.label_targets).sum()
         zeros = losses_M.new_zeros(len(self._datasets))
         sums_D = zeros.index_add(0, dataset_M, losses_M.detach())
-        weights_D = zeros.index_add(0, dataset_M, batch.label_weights)
+        weights_D = zeros.index_add(0, dataset_M, weights_M)
         metrics = {name: (sums_D[i], weights_D[i]) for i, name in enumerate(self._datasets)}
         accuracy = {"accuracy/tokens": (hits.float(), float(len(predicted_M)))}
         return LossOut(total=losses_M.sum(), metrics={**metrics, **accuracy}, predicted=predicted_M)

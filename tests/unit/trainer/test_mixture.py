@@ -37,7 +37,7 @@ def test_fractions_of_a_recipe_are_those_of_the_batches(world, stage):
     datasets = [{"path": str(world / "driving"), "fraction": 4}, {"path": str(world / "general"), "fraction": 1}]
     recipe, text = made(world, stage, datasets)
     data = make_data(recipe, text, None)
-    assert shares(data.stream) == pytest.approx([0.8, 0.2], abs=0.05)
+    assert shares(data.stream) == pytest.approx([0.8, 0.2], abs=0.1)  # a frame more or less
     assert max(data.stream.weights) == 1.0
     kind = "tiles" if text is None else "tokens"
     assert any(f"% of the {kind}" in line for line in data.summary(1))
