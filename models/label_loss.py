@@ -15,9 +15,11 @@ _CHUNK_BYTES = 2**30
 
 
 class LabelLosses(NamedTuple):
-    """Attributes:
-    losses: float32, or float64 from such logits, [M], with graph.
-    predicted: int64 [M], the likeliest token at each label.
+    """What is known at each label.
+
+    Attributes:
+        losses: float32, or float64 from such logits, [M], with graph.
+        predicted: int64 [M], the likeliest token.
     """
 
     losses: torch.Tensor

@@ -35,7 +35,7 @@ def test_all_samples_arrive_though_a_fifth_of_the_connections_drops(tmp_path):
     with shaky_server(tmp_path / "data", drop=0.2, seed=3) as server:
         cache = CacheSettings(directory=tmp_path / "cache", retry=RETRY)
         found = epoch(open_dataset(server.url, cache), workers=2)
-        assert server.dropped >= 10
+        assert server.dropped >= 5
     expected = epoch(local, workers=0)
     assert not [record for batch in found for record in batch.meta.bad]
     assert {key for batch in found for key in batch.meta.keys} == {frame.key for frame in frames}
