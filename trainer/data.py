@@ -6,9 +6,9 @@ from functools import partial
 
 from data_shards.collate import Batch
 from data_shards.entries import ShardError
-from data_shards.fractions import shares, with_fractions
 from data_shards.loader import FrameSource, PackLoader, TextSettings
 from data_shards.plan import CostModel, PackStream
+from data_shards.token_fractions import shares, with_fractions
 from trainer.dist import Ranks
 from trainer.mixture import Mixture, check_same, make_mixture
 from trainer.recipe import Recipe

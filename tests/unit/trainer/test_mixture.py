@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from data_shards.entries import ShardError
-from data_shards.fractions import shares
 from data_shards.index import load_index
 from data_shards.quarantine import BadRecord
 from data_shards.schema import Question
+from data_shards.token_fractions import shares
 from data_shards.write import write_shards
 from tests.helpers.dist import on_ranks
 from tests.helpers.stages import driving_frames, make_world, write_recipe

@@ -2,8 +2,8 @@
 
 import pytest
 
-from data_shards.fractions import shares, with_fractions
 from data_shards.plan import MixtureEntry, PackLimits, PackStream, PlanError, SampleSize, SizeTable
+from data_shards.token_fractions import shares, with_fractions
 from tests.unit.data_shards.test_plan import FULL_SIZE, driving, general
 
 
