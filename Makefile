@@ -44,6 +44,8 @@ format: setup
 bench: setup
 	$(BIN)/python -m benchmarks.pack_plan
 	$(BIN)/python -m benchmarks.loader_speed --out runs/bench/loader_speed.json
+	$(BIN)/python -m benchmarks.loader_work --out runs/bench/loader_work.json
+	$(BIN)/python -m benchmarks.shared_prefix_speed
 	$(BIN)/python -m data_shards synthetic --out runs/bench/shards --scenes 6 --frames-per-scene 1 --image-width 400
 	$(BIN)/python -m benchmarks.predict_speed --model models/tiny/teacher-vlm --data runs/bench/shards --frames 6 \
 		--out runs/bench/predict_speed.json
