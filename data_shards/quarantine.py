@@ -132,7 +132,12 @@ class Tally:
         return max(1.0, self._max_fraction * self._total) if self._max_fraction else 0.0
 
     @property
+    def too_many_counted(self) -> bool:
+        """Whether counting all samples found more bad ones than allowed."""
+        return len(self._counted) > self.allowed_of_all
+
+    @property
     def too_many(self) -> bool:
         """Whether more are bad than allowed: those found by counting, of all samples; the others, of those seen."""
         found = sum(sample not in self._counted for sample in self._records)
-        return len(self._counted) > self.allowed_of_all or found > self.allowed
+        return self.too_many_counted or found > self.allowed

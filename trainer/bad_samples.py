@@ -47,6 +47,8 @@ class BadSampleWatch:
         known = ranks.on_main(self._file.read)
         self._tally = Tally(known, max_fraction=max_fraction, seen=seen, total=total, counted=counted)
         self._take(counted)
+        if self._tally.too_many_counted:
+            raise TooManyBadSamples(self._message())
 
     @property
     def count(self) -> int:
@@ -74,6 +76,8 @@ class BadSampleWatch:
             return
         found = [record for records in self._ranks.gather(_bad(batches)) for record in records]
         self._take(found)
+        if self._tally.too_many:
+            raise TooManyBadSamples(self._message())
 
     def _take(self, found: Sequence[BadRecord]) -> None:
         """Write down what is new, the same on all ranks."""
@@ -84,8 +88,6 @@ class BadSampleWatch:
             self._say(f"left out: {record}")
         if len(new) > _SHOWN:
             self._say(f"left out: {len(new) - _SHOWN} more; all are in {self._file.path}")
-        if self._tally.too_many:
-            raise TooManyBadSamples(self._message())
 
     def _message(self) -> str:
         first = "\n".join(f"  {record}" for record in self._tally.first(_SHOWN))
