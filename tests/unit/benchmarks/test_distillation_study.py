@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import distillation_study as study
+from models.vlm import load_vision
 from tests.helpers.paths import ROOT
 from trainer.config import load_recipe
 
@@ -100,3 +101,12 @@ def test_a_seed_without_gain_ends_with_failure(tmp_path, commands, monkeypatch):
     monkeypatch.setattr(commands, "score", lambda references, answers, judge: 0.5)
     monkeypatch.setattr(study, "score", commands.score)
     assert run(tmp_path, "--seeds", "1", "--variants", "distilled,undistilled") == 1
+
+
+def test_teachers_of_three_sizes_see_the_tiles_of_the_world(tmp_path):
+    sizes = study.Study(work=tmp_path, distill_steps=1, align_steps=1, finetune_steps=1, teacher_steps=1, scenes=2)
+    towers = {name: load_vision(study._teacher(sizes, name)) for name in study.TEACHERS}
+    assert [tower.config.hidden_size for tower in towers.values()] == [64, 96, 160]
+    assert {tuple(tower.config.image_size) for tower in towers.values()} == {(112, 112)}
+    counts = [sum(parameter.numel() for parameter in tower.parameters()) for tower in towers.values()]
+    assert counts == sorted(counts)
