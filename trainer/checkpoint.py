@@ -81,7 +81,8 @@ class Checkpoints:
     def save(self, engine: Engine, state: TrainState, score: float | None = None) -> None:
         """Begin to write a checkpoint of this moment, after one that is still under way.
 
-        Where it cannot be written the user is told, now or in `finish`, and the former ones stay.
+        Where it cannot be written the user is told, now or in `finish`, and the former ones stay. A step is written
+        once: its score has to come with the first call.
 
         Args:
             score: by which the best is kept; higher is better. None where it was not measured.
@@ -127,6 +128,11 @@ class Checkpoints:
         if final != self.newest:
             raise SaveError(f"stopped without the checkpoint {final}, which could not be written (see above)")
         return final
+
+    def close(self) -> None:
+        """Finish, and wait until what was dropped is off the disk."""
+        self.finish()
+        self._thread.shutdown()
 
     def _files(self, snapshot: Snapshot, state: TrainState, score: float | None) -> dict[str, Blocks]:
         """What this rank writes, by file name."""

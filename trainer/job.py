@@ -143,6 +143,7 @@ def _train(job: Job, parts: _Parts) -> Outcome:
             bad=parts.data.mixture.bad,
         )
         state, stopped = fit(run, state)
+        checkpoints.close()
     finally:
         logger.close()
         if samples is not None:
@@ -181,7 +182,7 @@ def _finished(run_dir: RunDir, recipe: Recipe, world_size: int) -> bool:
 
 
 def _begin(job: Job, run_dir: RunDir, stage: Stage, config: dict[str, Any], ranks: Ranks) -> Mapping[str, Any]:
-    frozen = frozen_record(stage.frozen)
+    frozen = frozen_record(stage.bases())
     aside = run_dir.move_aside() if job.resume == "never" else None
     if aside is not None:
         announce(f"--resume never: {run_dir.path} moved to {aside}")

@@ -158,7 +158,7 @@ def frozen_record(weights: Mapping[str, Files]) -> dict[str, Any]:
     """Names and one sha256 of each frozen part's files, over names and bytes; parts made from presets have none.
 
     Args:
-        weights: by recipe field, as `Stage.frozen`.
+        weights: by recipe field, as `Stage.bases` gives them.
     """
     record = {}
     for field, part in weights.items():

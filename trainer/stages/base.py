@@ -131,6 +131,13 @@ class Stage(ABC):
         for blank in self.blanks:
             fill(blank, self.dtype, partition or WHOLE)
 
+    def bases(self) -> dict[str, Files]:
+        """What untrained weights are read from: `frozen`, and parts of which not every parameter is trained."""
+        known = {file for part in self.frozen.values() for file in part.files}
+        partly = [blank for blank in self.blanks if not all(p.requires_grad for p in blank.model.parameters())]
+        others = {f"part {i}": b.weights for i, b in enumerate(partly) if not known.issuperset(b.weights.files)}
+        return {**self.frozen, **others}
+
     def notes(self) -> tuple[str, ...]:
         """What was chosen for this machine, to be announced."""
         return ()

@@ -117,6 +117,13 @@ def test_checkpoints_of_an_abandoned_future_do_not_push_out_good_ones(checkpoint
     assert _names(checkpoints) == ["step-000005"]
 
 
+def test_after_closing_nothing_dropped_is_left_on_disk(checkpoints):
+    for step in (1, 2, 3, 4):
+        _save(checkpoints, step)
+    checkpoints.close()
+    assert sorted(p.name for p in checkpoints.root.iterdir()) == ["latest", "step-000003", "step-000004"]
+
+
 def test_no_checkpoint_is_none(stored):
     assert stored.find() is None
 

@@ -1,11 +1,13 @@
 """Stages in one process: losses against definitions, what is frozen, what is missing."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
+from models.loading import Blank
 from models.vision import normalise_tiles
 from models.vlm import load_language
 from tests.helpers.stages import make_world, write_recipe
@@ -13,7 +15,7 @@ from trainer.config import load_recipe
 from trainer.data import make_data
 from trainer.stages import make_stage
 from trainer.stages.align import AlignStage
-from trainer.stages.base import Preparation
+from trainer.stages.base import Preparation, Stage
 from trainer.stages.distill import DistillStage
 from trainer.stages.sources import StageError
 
@@ -196,3 +198,12 @@ def test_former_run_that_did_not_reach_its_end_is_recognised(world, tmp_path):
 def test_a_tokenizer_that_is_not_there_is_refused(world):
     with pytest.raises(StageError, match=r"model\.tokenizer"):
         _make(world, "align", model={"tokenizer": "nowhere"})
+
+
+def test_files_of_a_part_that_is_trained_in_part_are_a_base_as_well():
+    whole, mixed = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    mixed.bias.requires_grad_(False)
+    teacher, trained, partly = (SimpleNamespace(files=(name,)) for name in ("teacher", "trained", "partly"))
+    blanks = (Blank(whole, trained), Blank(mixed, partly), Blank(mixed, teacher))
+    stage = SimpleNamespace(frozen={"model.teacher": teacher}, blanks=blanks)
+    assert Stage.bases(stage) == {"model.teacher": teacher, "part 0": partly}
