@@ -3,8 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+GPU_GIB ?= 79
 
-.PHONY: setup setup-gpu demo test test-cluster torture check format bench tiny-assets clean
+.PHONY: setup setup-gpu demo test test-cluster torture check format bench bench-gpu tiny-assets clean
 
 setup: $(INSTALLED)
 
@@ -51,6 +52,13 @@ bench: setup
 		--out runs/bench/predict_speed.json
 	$(BIN)/python -m benchmarks.top_k_gap --out runs/bench/top_k_gap.json
 	$(BIN)/python -m benchmarks.cached_distillation --out runs/bench/cached_distillation.json
+
+bench-gpu: setup
+	for stage in distill align finetune; do \
+		$(BIN)/python -m trainer.bench --stage $$stage --gpu-memory $(GPU_GIB) --out runs/bench/$$stage.json || exit 1; done
+	$(BIN)/python -m trainer.bench --stage finetune --gpu-memory $(GPU_GIB) --questions-per-visit 1 --out runs/bench/classic.json
+	$(BIN)/python -m trainer.bench --stage finetune --gpu-memory $(GPU_GIB) --questions-per-visit 1 --padded \
+		--out runs/bench/padded.json
 
 tiny-assets: setup
 	$(BIN)/python -m trainer.tiny

@@ -48,6 +48,14 @@ def memory_report(stage: Stage, zero: Zero, *, gpu_gib: float | None = None) -> 
     return "\n".join(lines)
 
 
+def fewest_checkpointed(stage: Stage, zero: Zero, gpu_gib: float) -> dict[str, int] | None:
+    """Layers of each module that have to be checkpointed for a card, with the recipe's limits; None where all are too
+    few."""
+    data = stage.recipe.data
+    size = footprint(stage, max_tokens=data.max_tokens, max_tiles=data.max_tiles, divided=zero.stage == 3)
+    return cheapest(size, zero, gpu_gib * GIB)
+
+
 def memory_of(stage: Stage, zero: Zero) -> Memory:
     """The estimate of the recipe's own settings on a GPU."""
     data = stage.recipe.data

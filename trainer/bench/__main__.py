@@ -18,7 +18,7 @@ import torch
 from trainer import dist
 from trainer.bench.measure import measure
 from trainer.bench.settings import PRESETS, ROOT, BenchSettings
-from trainer.loggers import announce
+from trainer.loggers import announce, report_failure
 from trainer.memory import GIB
 from trainer.recipe import CheckpointingSection
 
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         attention=options.attention,
         checkpointing=CheckpointingSection(vision=options.checkpoint_vision, language=options.checkpoint_language),
         peak_tflops=options.peak_tflops,
+        gpu_gib=options.gpu_memory,
     )
     ranks = dist.init()
     try:
@@ -51,6 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ranks.barrier()
         announce(_table(figures))
         ranks.on_main(lambda: _write(options.out, figures))
+    except ValueError as error:
+        if type(error).__module__.partition(".")[0] not in ("trainer", "models", "data_shards"):
+            raise
+        report_failure(str(error), on_all_ranks=True)
+        return 2
     finally:
         dist.teardown()
     return 0
@@ -94,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--attention", choices=("auto", "flash", "varlen", "flex", "sdpa"), default="auto")
     parser.add_argument("--checkpoint-vision", type=_layers, default=0, metavar="N", help="layers run again, or all")
     parser.add_argument("--checkpoint-language", type=_layers, default=0, metavar="N", help="layers run again, or all")
+    parser.add_argument("--gpu-memory", type=float, metavar="GIB", help="checkpoint the fewest layers that fit into it")
     parser.add_argument("--peak-tflops", type=float, help="dense peak of the device, where its name is not known")
     parser.add_argument("--ds_config", type=Path, help="default: ds_configs/zero1.json, cpu_zero3.json without a GPU")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/step.json"))

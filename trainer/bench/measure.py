@@ -2,8 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from trainer.bench.timeline import TimedEngine, Timeline, watched
 from trainer.dist import Ranks
 from trainer.ds_config import load_ds_config, precision, resolve, zero_stage
 from trainer.engine import Partition
-from trainer.fit import memory_of
+from trainer.fit import fewest_checkpointed, memory_of
 from trainer.loop import train_step
 from trainer.memory import Memory, Zero
+from trainer.recipe import CheckpointingSection
 from trainer.stages import make_stage
 from trainer.stages.base import Preparation, Stage
 from trainer.stages.distill import DistillStage
+from trainer.stages.sources import StageError
 from trainer.stages.vlm import VlmStage
 
 PEAKS = {"H200": 989.4, "H100": 989.4, "A100": 312.0, "B200": 2250.0}
@@ -44,15 +47,9 @@ def measure(settings: BenchSettings, ranks: Ranks, run_dir: Path) -> dict[str, A
     Returns:
         figures of this rank, ready for JSON; times in seconds, memory in bytes.
     """
-    recipe = bench_recipe(settings, run_dir)
-    config = resolve(
-        load_ds_config(settings.ds_config),
-        recipe,
-        world_size=ranks.world_size,
-        config_path=settings.ds_config,
-        recipe_path=Path("bench"),
-    )
-    stage = make_stage(recipe, getattr(torch, precision(config)), loaded=False)
+    config = _config(settings, ranks, run_dir)
+    settings = fitted(settings, config, ranks.world_size, run_dir)
+    stage = make_stage(bench_recipe(settings, run_dir), getattr(torch, precision(config)), loaded=False)
     batches = _batches(stage, settings, ranks)
     expected = memory_of(stage, Zero.of(config, ranks.world_size))
     groups = stage.parameter_groups()
@@ -66,6 +63,34 @@ def measure(settings: BenchSettings, ranks: Ranks, run_dir: Path) -> dict[str, A
             stack.enter_context(watched(engine.timeline, name, first, last, before))
         shown, wall = _run(stage, engine, batches, settings, ranks)
     return _describe(settings, stage, engine, shown, wall, expected, ranks)
+
+
+def fitted(settings: BenchSettings, config: Mapping[str, Any], world_size: int, run_dir: Path) -> BenchSettings:
+    """The settings with the checkpointing that a card needs, where they name one.
+
+    Raises:
+        StageError: the card is too small whatever is checkpointed.
+    """
+    if settings.gpu_gib is None:
+        return settings
+    stage = make_stage(bench_recipe(settings, run_dir), getattr(torch, precision(config)), loaded=False)
+    counts = fewest_checkpointed(stage, Zero.of(config, world_size), settings.gpu_gib)
+    if counts is None:
+        raise StageError(
+            f"--gpu-memory: got {settings.gpu_gib:g} GiB, too little with every layer checkpointed; lower --tokens and "
+            "--tiles, or take another --ds_config"
+        )
+    return replace(settings, checkpointing=CheckpointingSection(**counts))
+
+
+def _config(settings: BenchSettings, ranks: Ranks, run_dir: Path) -> dict[str, Any]:
+    return resolve(
+        load_ds_config(settings.ds_config),
+        bench_recipe(settings, run_dir),
+        world_size=ranks.world_size,
+        config_path=settings.ds_config,
+        recipe_path=Path("bench"),
+    )
 
 
 def _batches(stage: Stage, settings: BenchSettings, ranks: Ranks) -> list[Batch]:

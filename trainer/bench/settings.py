@@ -61,6 +61,7 @@ class BenchSettings:
         padded: conversations are filled up to the longest.
         ds_config: DeepSpeed JSON.
         peak_tflops: of the device, dense, in the precision of training; None where it is in the table.
+        gpu_gib: memory of a card; where it is given, the fewest layers are checkpointed that make the estimate fit.
     """
 
     preset: str
@@ -75,6 +76,7 @@ class BenchSettings:
     attention: Literal["auto", "flash", "varlen", "flex", "sdpa"] = "auto"
     checkpointing: CheckpointingSection = field(default_factory=CheckpointingSection)
     peak_tflops: float | None = None
+    gpu_gib: float | None = None
 
 
 def bench_recipe(settings: BenchSettings, run_dir: Path) -> Recipe:
