@@ -18,7 +18,7 @@ from models.attention import choose_backend, pack_layout
 from models.flops import forward_flops
 from models.label_loss import head_chunks
 from models.loading import Blank, Weights
-from models.presets import image_tokens_per_tile
+from models.presets import TEXT_PRESETS, VLM_PRESETS, image_tokens_per_tile
 from models.vision import normalise_tiles
 from models.vlm import PackedVLM
 from trainer.dist import compute_device
@@ -191,7 +191,9 @@ def _check_fit(recipe: Recipe, vlm: InternVLForConditionalGeneration, tokenizer:
             f"data.view.tile_size: got {recipe.data.view.tile_size}, expected {side[0]}, the tile of the vision tower"
         )
     image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    if len(tokenizer) != vocabulary or image_token != vlm.config.image_token_id:
+    fresh = recipe.model.language in TEXT_PRESETS or recipe.model.vlm in VLM_PRESETS  # was trained with no tokenizer
+    fits = len(tokenizer) == vocabulary or (fresh and len(tokenizer) < vocabulary)
+    if not fits or image_token != vlm.config.image_token_id:
         raise StageError(
             f"model.tokenizer: got {len(tokenizer)} tokens with {IMAGE_TOKEN} = {image_token}, expected {vocabulary}, "
             f"as many as the language model's embedding has rows, with {IMAGE_TOKEN} = {vlm.config.image_token_id}; "
