@@ -9,7 +9,8 @@ import yaml
 
 from data_shards.remote_files import as_url
 from models.projector import PROJECTORS
-from trainer.recipe import DataSection, Recipe
+from trainer.dist import TIMEOUT
+from trainer.recipe import DataSection, DatasetSection, Recipe
 from trainer.typed_yaml import ConfigError, apply_overrides, build, read_yaml
 
 __all__ = ["ConfigError", "Recipe", "load_recipe", "recipe_to_yaml", "warmup_steps"]
@@ -63,14 +64,21 @@ def _derive(recipe: Recipe) -> tuple[Recipe, list[str]]:
     notes = []
     if 0 < recipe.optim.warmup < 1:
         notes.append(f"optim.warmup {recipe.optim.warmup:g} of {recipe.steps} steps = {warmup_steps(recipe)} steps")
-    datasets = []
-    for i, dataset in enumerate(recipe.data.datasets):
+    data = dataclasses.replace(recipe.data, datasets=_named("data", recipe.data.datasets, notes))
+    held_out = _named("validation", recipe.validation.datasets, notes)
+    validation = dataclasses.replace(recipe.validation, datasets=held_out)
+    return dataclasses.replace(recipe, data=data, validation=validation), notes
+
+
+def _named(section: str, datasets: Sequence[DatasetSection], notes: list[str]) -> tuple[DatasetSection, ...]:
+    """Each dataset with a name; those that come from paths are noted."""
+    named = []
+    for i, dataset in enumerate(datasets):
         name = dataset.name or dataset.path.name
         if not dataset.name:
-            notes.append(f"data.datasets.{i}.name = {name!r}, from its path")
-        datasets.append(dataclasses.replace(dataset, name=name))
-    data = dataclasses.replace(recipe.data, datasets=tuple(datasets))
-    return dataclasses.replace(recipe, data=data), notes
+            notes.append(f"{section}.datasets.{i}.name = {name!r}, from its path")
+        named.append(dataclasses.replace(dataset, name=name))
+    return tuple(named)
 
 
 def warmup_steps(recipe: Recipe) -> int:
@@ -95,6 +103,9 @@ def _check(recipe: Recipe) -> list[str]:
         "keep": recipe.keep,
         "coordinate_weight": recipe.coordinate_weight,
         "log_every": recipe.log_every,
+        "max_skipped": recipe.max_skipped,
+        "profile.start": recipe.profile.start,
+        "validation.max_new_tokens": recipe.validation.max_new_tokens,
         "distill.last_k": distill.last_k,
         "distill.temperature": distill.temperature,
         "distill.codebook_size": distill.codebook_size,
@@ -110,6 +121,12 @@ def _check(recipe: Recipe) -> list[str]:
         "seed": recipe.seed,
         "image_log_every": recipe.image_log_every,
         "checkpoint_every": recipe.checkpoint_every,
+        "hang_after": recipe.hang_after,
+        "device_peak_tflops": recipe.device_peak_tflops,
+        "profile.steps": recipe.profile.steps,
+        "validation.every": recipe.validation.every,
+        "validation.max_packs": recipe.validation.max_packs,
+        "validation.answers": recipe.validation.answers,
         "data.workers": data.workers,
         "data.cache_gib": data.cache_gib,
         "optim.warmup": optim.warmup,
@@ -140,9 +157,7 @@ def _check_mixture(data: DataSection) -> list[str]:
     problems = []
     if not data.datasets:
         problems.append("data.datasets: got none, expected at least one with a path")
-    names = [dataset.name or dataset.path.name for dataset in data.datasets]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        problems.append(f"data.datasets: the name {name!r} occurs twice; give one of them another `name`")
+    problems += _check_names("data", data.datasets)
     with_fraction = [i for i, dataset in enumerate(data.datasets) if dataset.fraction is not None]
     if 0 < len(with_fraction) < len(data.datasets):
         problems.append(
@@ -155,6 +170,14 @@ def _check_mixture(data: DataSection) -> list[str]:
         if data.datasets[i].weight != 1.0
     ]
     return problems
+
+
+def _check_names(section: str, datasets: Sequence[DatasetSection]) -> list[str]:
+    names = [dataset.name or dataset.path.name for dataset in datasets]
+    return [
+        f"{section}.datasets: the name {name!r} occurs twice; give one of them another `name`"
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]
 
 
 def _checkpointed(recipe: Recipe) -> dict[str, int]:
@@ -179,6 +202,7 @@ def _check_stage(recipe: Recipe) -> list[str]:
         problems += _check_distillation(recipe)
     elif any(dataset.targets for dataset in recipe.data.datasets):
         problems.append(f"data.datasets: `targets` are for stage 'distill', got stage {recipe.stage!r}; leave them out")
+    problems += _check_watching(recipe)
     if recipe.optim.warmup >= 1 and recipe.optim.warmup > recipe.steps:
         problems.append(f"optim.warmup: got {recipe.optim.warmup:g} steps, expected at most steps = {recipe.steps}")
     return problems
@@ -223,5 +247,30 @@ def _check_targets(recipe: Recipe, cached: Sequence[bool]) -> list[str]:
         problems.append(
             f"distill.codebook_size: got {distill.codebook_size}, expected at most {MOST_ENTRIES} with cached targets, "
             "which number the entries in 16 bits"
+        )
+    return problems
+
+
+def _check_watching(recipe: Recipe) -> list[str]:
+    validation = recipe.validation
+    problems = _check_names("validation", validation.datasets)
+    if recipe.hang_after >= TIMEOUT.total_seconds():
+        problems.append(
+            f"hang_after: got {recipe.hang_after:g} s, expected less than the time-out of collectives, "
+            f"{TIMEOUT.total_seconds():g} s"
+        )
+    is_cached = any(dataset.targets for dataset in recipe.data.datasets)
+    if any((dataset.targets is not None) != is_cached for dataset in validation.datasets):
+        problems.append("validation.datasets: `targets` are for all datasets or none, as in data.datasets")
+    if not validation.datasets and (validation.every or validation.answers):
+        problems.append(
+            "validation.datasets: got none, expected held-out shards where validation.every or .answers is set"
+        )
+    if validation.answers and recipe.stage == "distill":
+        problems.append("validation.answers: got frames to answer, expected 0: stage 'distill' has no language model")
+    if validation.best != "loss" and not validation.answers:
+        problems.append(
+            f"validation.best: got {validation.best!r} without answers, expected loss; or set validation.answers to a "
+            "number of frames"
         )
     return problems

@@ -7,6 +7,7 @@ ranks.
 import datetime
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -79,6 +80,11 @@ class Ranks:
         torch_dist.gather(piece, received, dst=0)
         return received or []
 
+    def board(self, name: str) -> "Board":
+        """Short texts of ranks that need no collective; with its own connection, for a thread of its own."""
+        store = torch_dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]  # not in the stubs
+        return Board(torch_dist.PrefixStore(name, store), self)
+
     def on_main(self, act: Callable[[], T]) -> T:
         """Run `act` on the main rank alone; its small result comes to all ranks.
 
@@ -110,6 +116,29 @@ class Ranks:
         tensor = torch.tensor(values, dtype=torch.float64)
         torch_dist.all_reduce(tensor, op=op, group=self.control)
         return tensor.tolist()
+
+
+class Board:
+    """A text of each rank on the main rank's key-value store; no method waits for another rank."""
+
+    def __init__(self, store: torch_dist.Store, ranks: Ranks) -> None:
+        self._store, self._ranks = store, ranks
+
+    def put(self, rank: int, text: str) -> None:
+        """Show a rank's text in the place of its former one."""
+        self._store.set(str(rank), text)
+
+    def clear(self, rank: int) -> None:
+        """Take it down."""
+        self._store.delete_key(str(rank))
+
+    def collect(self, seconds: float) -> dict[int, str] | None:
+        """On the main rank the texts that are there after some seconds; elsewhere None, at once."""
+        if not self._ranks.is_main:
+            return None
+        time.sleep(seconds)
+        shown = [rank for rank in range(self._ranks.world_size) if self._store.check([str(rank)])]
+        return {rank: self._store.get(str(rank)).decode() for rank in shown}
 
 
 def _attempt(act: Callable[[], T]) -> tuple[T | None, Exception | None]:
@@ -159,9 +188,13 @@ def init() -> Ranks:
     )
 
 
-def teardown() -> None:
-    """Leave the process group, if there is one."""
-    if torch_dist.is_initialized():
+def teardown(*, others_wait: bool = False) -> None:
+    """Leave the process group, if there is one.
+
+    Args:
+        others_wait: this rank failed: other ranks may be in a collective, and to leave in order would wait for them.
+    """
+    if torch_dist.is_initialized() and not (others_wait and torch_dist.get_world_size() > 1):
         torch_dist.destroy_process_group()
 
 

@@ -5,6 +5,7 @@ The only importer of deepspeed, and only when an engine is made.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from trainer import engine_state
 from trainer.dist import Ranks
 from trainer.ds_config import zero_stage
 from trainer.fragments import FragmentReader
+from trainer.grad_norms import grad_squares
 from trainer.optim import ParamGroup
 
 _PIECE = 1 << 23
@@ -126,6 +128,9 @@ class Engine:
         if problem:
             raise EngineError(f"this DeepSpeed configuration cannot be saved: {problem}")
         self._peaks = {group.name: group.lr for group in groups}
+        self._module_of = {parameter: group.module for group in groups for parameter in group.parameters}
+        self._squares: dict[str, torch.Tensor] = {}
+        self._dropped = False
 
     @property
     def device(self) -> torch.device:
@@ -136,6 +141,11 @@ class Engine:
     def module(self) -> nn.Module:
         """The model itself; under ZeRO-3 its parameters are empty outside a forward or `gathered`."""
         return self._engine.module
+
+    @property
+    def partitioned(self) -> bool:
+        """Whether each rank holds only a part of each parameter, as under ZeRO-3."""
+        return any(_is_divided(parameter) for parameter in self._module_of)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._engine(*args, **kwargs)
@@ -153,12 +163,43 @@ class Engine:
         self._engine.backward(loss)
 
     def step(self) -> None:
-        """End of a micro batch; updates at the last of a step."""
+        """End of a micro batch; updates at the last of a step, unless a gradient is not finite: see `skipped`."""
+        if self._engine.is_gradient_accumulation_boundary():
+            self._squares = grad_squares(self._engine.optimizer, self._module_of, self._engine.world_size)
+            self._dropped = self._drop_bad_gradients()
+            if self._dropped:
+                return
         self._engine.step()
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the last step was left out, the same on all ranks: weights and optimiser state are as before it.
+
+        DeepSpeed's optimisers leave it out where the global gradient norm is not finite.
+        """
+        return self._dropped or bool(getattr(self._engine.optimizer, "overflow", False))
 
     def grad_norm(self) -> float:
         """Global gradient norm of the last update, before clipping."""
         return float(self._engine.get_global_grad_norm() or 0.0)
+
+    def grad_squares(self) -> dict[str, float]:
+        """This rank's share of the squared gradient norm of the last step, by module; sums over ranks are whole.
+
+        Empty where DeepSpeed keeps gradients in the CPU's memory.
+        """
+        return {module: float(square) for module, square in self._squares.items()}
+
+    def _drop_bad_gradients(self) -> bool:
+        """Leave out the step of an optimiser that checks nothing: torch's own, under ZeRO stage 0 in float32. The
+        gradients of all ranks are equal by now."""
+        checks = hasattr(self._engine.optimizer, "overflow")
+        if checks or all(bool(square.isfinite()) for square in self._squares.values()):
+            return False
+        self._engine.zero_grad()
+        self._engine.micro_steps += 1
+        self._engine.global_steps += 1
+        return True
 
     def snapshot(self, *, with_replicated: bool) -> Snapshot:
         """This rank's part of master weights and optimiser state, copied to host memory; frozen weights are left out.
@@ -219,6 +260,18 @@ def _joined(parameter: Any, ranks: Ranks) -> torch.Tensor | None:
                 whole = torch.empty(ranks.world_size, part.numel(), dtype=part.dtype)
             whole[rank, start : start + piece.numel()] = received
     return None if whole is None else whole.view(-1)[: parameter.ds_numel].view(parameter.ds_shape)
+
+
+def parameters_everywhere(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Parameters, each whole on every rank until the next is asked for; to be taken on all ranks alike."""
+    for parameter in module.parameters():
+        gathered = _import_deepspeed().zero.GatheredParameters([parameter]) if _is_divided(parameter) else nullcontext()
+        with gathered:
+            yield parameter.detach()
+
+
+def _is_divided(parameter: nn.Parameter) -> bool:
+    return hasattr(parameter, "ds_id")
 
 
 def _failed_to_build(error: BaseException | None) -> bool:

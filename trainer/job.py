@@ -27,6 +27,7 @@ from trainer.sample_log import SampleLog
 from trainer.stages import make_stage
 from trainer.stages.base import Preparation, Stage
 from trainer.state import StopRequest, TrainState, stop_on_signals
+from trainer.validator import Validator
 
 
 class Outcome(enum.Enum):
@@ -69,6 +70,7 @@ def describe(job: Job) -> str:
         *notes,
         *stage.notes(),
         *data.summary(world_size),
+        *Validator(recipe, stage, None).notes(),
         _table(stage),
         memory_report(stage, Zero.of(config, world_size), gpu_gib=job.gpu_gib),
     ]
@@ -86,14 +88,24 @@ def run_job(job: Job) -> Outcome:
             return Outcome.DONE
         stage = make_stage(recipe, getattr(torch, precision(config)), loaded=False)
         data = make_data(recipe, stage.text, ranks, stage.cost())
-        announce("\n".join([*notes, *stage.notes(), *data.summary(ranks.world_size), _table(stage)]))
+        validator = Validator(recipe, stage, ranks)
+        plan = [*data.summary(ranks.world_size), *validator.notes()]
+        announce("\n".join([*notes, *stage.notes(), *plan, _table(stage)]))
         frozen = ranks.on_main(lambda: _begin(job, run_dir, stage, config, ranks))
         groups = stage.parameter_groups()
         stage.load(Partition(config, ranks) if zero_stage(config) == 3 else None)
         engine = Engine(stage.model, groups, config)
         stage.prepare(_preparation(ranks, engine, run_dir, data))
         parts = _Parts(
-            recipe=recipe, run_dir=run_dir, ranks=ranks, stage=stage, engine=engine, data=data, stop=stop, frozen=frozen
+            recipe=recipe,
+            run_dir=run_dir,
+            ranks=ranks,
+            stage=stage,
+            engine=engine,
+            data=data,
+            validator=validator,
+            stop=stop,
+            frozen=frozen,
         )
         return _train(job, parts)
 
@@ -108,6 +120,7 @@ class _Parts:
     stage: Stage
     engine: Engine
     data: Data
+    validator: Validator
     stop: StopRequest
     frozen: Mapping[str, Any]
 
@@ -139,6 +152,7 @@ def _train(job: Job, parts: _Parts) -> Outcome:
             logger=logger,
             stop=parts.stop,
             samples=samples,
+            validator=parts.validator,
             num_samples=parts.data.num_samples,
             bad=parts.data.mixture.bad,
         )

@@ -79,9 +79,10 @@ class RunLogger:
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
-        self._bar.set_postfix_str(
-            f"loss {values['loss/total']:.4f}, {values['rate/samples_per_s']:.1f} samples/s", refresh=False
-        )
+        if "loss/total" in values:
+            self._bar.set_postfix_str(
+                f"loss {values['loss/total']:.4f}, {values['rate/samples_per_s']:.1f} samples/s", refresh=False
+            )
 
     def picture(self, step: int, name: str, image_HWC: np.ndarray, caption: str) -> None:
         self._board.add_image(name, image_HWC, step, dataformats="HWC")

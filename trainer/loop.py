@@ -7,19 +7,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from data_shards.collate import Batch, step_counts
+from data_shards.collate import Batch
 from data_shards.quarantine import BadRecord
 from trainer.bad_samples import BadSampleWatch
 from trainer.checkpoint import Checkpoints
 from trainer.dist import Ranks
 from trainer.engine import Engine
+from trainer.guards import explained_memory
 from trainer.loggers import Logger
-from trainer.metrics import MetricWindow
+from trainer.monitor import Monitor
 from trainer.optim import lr_factor
 from trainer.recipe import Recipe
 from trainer.sample_log import SampleLog
 from trainer.stages.base import LossOut, Stage
 from trainer.state import StopRequest, TrainState
+from trainer.validator import Validator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ class Run:
     logger: Logger
     stop: StopRequest
     samples: SampleLog | None = None
+    validator: Validator | None = None
     num_samples: int = 0
     bad: Sequence[BadRecord] = ()
 
@@ -53,41 +56,42 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, bool]:
         the state reached, and whether it was a stop; a checkpoint of that state is then written.
 
     Raises:
-        TooManyBadSamples: on all ranks, at the same step.
+        TooManyBadSamples, TooManySkipped: on all ranks, at the same step.
+        OutOfMemory: on the rank whose memory did not hold a pack.
         SaveError: on all ranks, where a stop cannot be saved.
     """
     run.stage.train_mode()
     watch = _watch(run, state)
-    window = MetricWindow(names=run.stage.metric_names())
     packs = run.recipe.batch.micro_batches * run.ranks.world_size
     began = time.monotonic() - state.seconds
-    while state.step < run.recipe.steps:
-        started = time.perf_counter()
-        batches = next(run.batches)
-        window.data_wait += time.perf_counter() - started
-        own = [sum(map(run.stage.weight, batches)), sum(map(run.stage.second_weight, batches))]
-        own += [float(bool(run.stop)), float(run.checkpoints.busy), *watch.counts(batches)]
-        weight, second_weight, stop, saving, *counts = run.ranks.sum(own)
-        if not saving:
-            run.checkpoints.finish()
-        if stop:
-            return _stop(run, _flush(run, window, state), began), True
-        watch.update(batches, counts)
-        window.quarantined = watch.count
-        if run.samples is not None:
-            run.samples.add(state.step + 1, batches)
-        _seed_step(run, state.step)
-        rates = run.engine.set_lr(lr_factor(state.step, run.recipe))
-        weights = {"weight": weight, "second_weight": second_weight}
-        outs = train_step(run.stage, run.engine, batches, **weights, world_size=run.ranks.world_size)
-        window.losses.append(_mean_loss(outs, **weights))
-        _note(window, run.recipe, batches, outs)
-        state = replace(state, step=state.step + 1, position=run.advance(state.position, packs))
-        window.seconds += time.perf_counter() - started
-        if _due(state.step, run.recipe.image_log_every) or state.step == 1:
-            _show(run, state.step, batches, outs)
-        state = _end_of_step(run, window, state, rates, began)
-    run.checkpoints.finish()
+    rates: dict[str, float] = {}
+    with Monitor(run.recipe, run.ranks, run.stage, run.engine, run.logger, state) as monitor:
+        while state.step < run.recipe.steps:
+            monitor.begin_step(state.step + 1)
+            batches = next(run.batches)
+            monitor.data_arrived()
+            own = [sum(map(run.stage.weight, batches)), sum(map(run.stage.second_weight, batches))]
+            own += [float(bool(run.stop)), float(run.checkpoints.busy), *watch.counts(batches)]
+            weight, second_weight, stop, saving, *counts = run.ranks.sum(own)
+            if not saving:
+                run.checkpoints.finish()
+            if stop:
+                return _stop(run, monitor, monitor.flush(state, rates), began), True
+            watch.update(batches, counts)
+            if run.samples is not None:
+                run.samples.add(state.step + 1, batches)
+            _seed_step(run, state.step)
+            rates = run.engine.set_lr(lr_factor(state.step, run.recipe))
+            monitor.beat("forward and backward passes")
+            weights = {"weight": weight, "second_weight": second_weight}
+            outs = train_step(run.stage, run.engine, batches, **weights, world_size=run.ranks.world_size)
+            state = replace(state, step=state.step + 1, position=run.advance(state.position, packs))
+            monitor.end_step(batches, outs, _mean_loss(outs, **weights), quarantined=watch.count)
+            if _due(state.step, run.recipe.image_log_every) or state.step == 1:
+                _show(run, state.step, batches, outs)
+            state = _end_of_step(run, monitor, state, rates, began)
+        monitor.beat("finishing a checkpoint")
+        run.checkpoints.finish()
     return state, False
 
 
@@ -110,16 +114,20 @@ def train_step(
         batches: this rank's micro batches.
         weight, second_weight: of all micro batches of all ranks; 0 gives no gradient.
         world_size: number of ranks.
+
+    Raises:
+        OutOfMemory: naming the pack.
     """
     scale, second_scale = (world_size * len(batches) / w if w else 0.0 for w in (weight, second_weight))
     outs = []
     for batch in batches:
-        out = stage.loss(engine, batch, engine.device)
-        if not stage.weight(batch):
-            out = _without_weight(out)
-        loss = out.total * scale if out.second is None else out.total * scale + out.second * second_scale
-        engine.backward(loss)
-        engine.step()
+        with explained_memory(stage.recipe.data, batch):
+            out = stage.loss(engine, batch, engine.device)
+            if not stage.weight(batch):
+                out = _without_weight(out)
+            loss = out.total * scale if out.second is None else out.total * scale + out.second * second_scale
+            engine.backward(loss * (1.0 + loss.detach() * 0.0))  # a loss that is not finite gives no finite gradient
+            engine.step()
         outs.append(replace(out, total=out.total.detach(), second=None if out.second is None else out.second.detach()))
     return outs
 
@@ -155,47 +163,31 @@ def _seed_step(run: Run, step: int) -> None:
     torch.manual_seed(int(words[0] >> np.uint64(1)))
 
 
-def _note(window: MetricWindow, recipe: Recipe, batches: Sequence[Batch], outs: Sequence[LossOut]) -> None:
-    for out in outs:
-        window.add_means(out.metrics)
-    window.add_counts(
-        step_counts(batches),
-        fill_tokens=sum(batch.meta.num_tokens for batch in batches) / recipe.data.max_tokens,
-        fill_tiles=sum(batch.meta.num_tiles for batch in batches) / recipe.data.max_tiles,
-    )
-
-
-def _end_of_step(
-    run: Run, window: MetricWindow, state: TrainState, rates: dict[str, float], began: float
-) -> TrainState:
-    """Log and save where it is time; a checkpoint always closes a logging window, so that a resumed run logs alike."""
+def _end_of_step(run: Run, monitor: Monitor, state: TrainState, rates: dict[str, float], began: float) -> TrainState:
+    """Validate, log and save where it is time; a checkpoint always closes a logging window, so that a resumed run logs
+    alike."""
     last = state.step == run.recipe.steps
     save = _due(state.step, run.recipe.checkpoint_every)
-    if save or last or _due(state.step, run.recipe.log_every):
-        state = _flush(run, window, state, rates)
+    values: dict[str, float] = {}
+    score = None
+    if run.validator is not None and run.validator.is_due(state.step):
+        values = run.validator.look(run.engine, state.step, run.logger, monitor.beat)
+        score = run.validator.score(values)
+    if save or last or values or _due(state.step, run.recipe.log_every):
+        state = monitor.flush(state, rates, values)
     state = replace(state, seconds=time.monotonic() - began)
+    if score is not None and (state.best is None or score > state.best):
+        state, save = replace(state, best=score), True
     if save:
-        run.checkpoints.save(run.engine, state)
+        monitor.beat("saving a checkpoint")
+        run.checkpoints.save(run.engine, state, score)
     run.logger.step_done(state.step)
     return state
 
 
-def _flush(run: Run, window: MetricWindow, state: TrainState, rates: dict[str, float] | None = None) -> TrainState:
-    """Reduce the window over ranks and log it."""
-    if not window.losses:
-        return state
-    num_steps = len(window.losses)
-    packs = num_steps * run.recipe.batch.micro_batches * run.ranks.world_size
-    means = window.reduce(run.ranks, packs=packs)
-    values = means.scalars()
-    values["optim/grad_norm"] = run.engine.grad_norm()
-    values |= {f"lr/{name}": rate for name, rate in (rates or {}).items()}
-    run.logger.scalars(state.step, values)
-    return replace(state.with_losses(means.losses), samples=state.samples + means.counts["samples"])
-
-
-def _stop(run: Run, state: TrainState, began: float) -> TrainState:
+def _stop(run: Run, monitor: Monitor, state: TrainState, began: float) -> TrainState:
     state = replace(state, seconds=time.monotonic() - began)
+    monitor.beat("saving a checkpoint")
     path = run.checkpoints.save_now(run.engine, state)
     run.logger.say(f"stopped on a signal after step {state.step}; checkpoint {path}; the same command continues")
     return state

@@ -221,6 +221,41 @@ class DistillSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ValidationSection:
+    """Looking at held-out data during training; the last step always does, where there are datasets.
+
+    Attributes:
+        datasets: held-out shards; weights do not count.
+        every: steps between looks; 0 for the last step alone.
+        max_packs: packs of each dataset that are looked at; 0 for all.
+        answers: frames of each dataset whose tagged questions are answered greedily and scored, in stages with a
+            language model; 0 for none.
+        max_new_tokens: longest answer.
+        best: what the best checkpoint is chosen by: `loss`, or a score of the answers.
+    """
+
+    datasets: tuple[DatasetSection, ...] = ()
+    every: int = 0
+    max_packs: int = 0
+    answers: int = 0
+    max_new_tokens: int = 110
+    best: Literal["loss", "accuracy", "match_f1", "object_f1", "bleu_1", "bleu_4", "rouge_l", "cider"] = "loss"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileSection:
+    """What torch.profiler records, on every rank.
+
+    Attributes:
+        start: first step, counted from 1.
+        steps: number of steps; 0 for none.
+    """
+
+    start: int = 10
+    steps: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything one stage needs, but for what the DeepSpeed configuration owns.
 
@@ -230,6 +265,9 @@ class Recipe:
         log_every, image_log_every, checkpoint_every: in steps; 0 for never (checkpoints: only on a signal).
         keep: newest checkpoints kept.
         sample_log: write each step's questions to `RUN_DIR/samples`, a file of each rank.
+        hang_after: seconds without a sign of life after which the stacks of all ranks are written; 0 for never.
+        max_skipped: steps in a row that may be skipped because a loss or gradient is not finite.
+        device_peak_tflops: dense peak of one device in the precision trained in; 0 takes a known device's for bfloat16.
     """
 
     stage: Literal["distill", "align", "finetune"]
@@ -248,3 +286,8 @@ class Recipe:
     checkpoint_every: int = 500
     keep: int = 2
     sample_log: bool = False
+    hang_after: float = 300.0
+    max_skipped: int = 10
+    device_peak_tflops: float = 0.0
+    validation: ValidationSection = field(default_factory=ValidationSection)
+    profile: ProfileSection = field(default_factory=ProfileSection)

@@ -14,8 +14,10 @@ if __package__ in (None, ""):
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import argparse
+import traceback
 import warnings
 from collections.abc import Sequence
+from types import TracebackType
 from typing import NoReturn
 
 import torch
@@ -24,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 from data_shards.loader import LoaderError
 from trainer import dist
 from trainer.engine import EngineError
+from trainer.guards import OutOfMemory
 from trainer.job import Job, Outcome, describe, run_job
 from trainer.loggers import announce, report_failure
 
@@ -38,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["DS_ACCELERATOR"] = "cpu"
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     transformers_logging.disable_progress_bar()
+    failed = True
     try:
         job = Job(
             ds_config=options.ds_config,
@@ -49,12 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if options.dry_run:
             announce(describe(job))
-            return STATUS[Outcome.DONE]
-        return STATUS[run_job(job)]
+            outcome = Outcome.DONE
+        else:
+            outcome = run_job(job)
+        failed = False
+        return STATUS[outcome]
     except dist.MainRankError as error:
         report_failure(str(error), on_all_ranks=True)
         return FAILURE
-    except (dist.DistError, EngineError, LoaderError) as error:
+    except (dist.DistError, EngineError, LoaderError, OutOfMemory) as error:
         report_failure(str(error), on_all_ranks=False)
         return FAILURE
     except ValueError as error:
@@ -63,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report_failure(str(error), on_all_ranks=type(error).__name__ != "BadSample")
         return USAGE
     finally:
-        dist.teardown()
+        dist.teardown(others_wait=failed)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -95,12 +102,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _leave(status: int) -> NoReturn:
+def leave(status: int) -> NoReturn:
     """Exit at once: torch's communication threads can abort a process whose interpreter is torn down."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr, sys.__stderr__):
+        if stream is not None:
+            stream.flush()
     os._exit(status)
 
 
+def leave_after(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error that nothing expected and exit at once, so that no other rank waits for this one."""
+    # torch.distributed calls this hook with sys.stderr caught, to be printed after it.
+    traceback.print_exception(kind, error, trace, file=sys.__stderr__)
+    leave(FAILURE)
+
+
 if __name__ == "__main__":
-    _leave(main())
+    sys.excepthook = leave_after
+    leave(main())

@@ -21,6 +21,7 @@ class TrainState:
         position: place in the plan behind the packs consumed by all ranks together.
         seconds: time spent in the loop, over all starts.
         samples: frames seen.
+        best: highest score of a validation so far; None before the first.
         first, last: losses of the first and of the newest `WINDOW` steps.
     """
 
@@ -28,6 +29,7 @@ class TrainState:
     position: int = 0
     seconds: float = 0.0
     samples: float = 0.0
+    best: float | None = None
     first: tuple[float, ...] = ()
     last: tuple[float, ...] = ()
 

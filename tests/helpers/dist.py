@@ -24,10 +24,14 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start_ranks(arguments: Sequence[str], world: int = 2, port: int | None = None) -> list[subprocess.Popen]:
-    """`trainer/run.py` once a rank, with the environment that a SLURM task has; output is merged and piped."""
+def start_ranks(
+    arguments: Sequence[str], world: int = 2, port: int | None = None, *, script: Sequence[str] = ("trainer/run.py",)
+) -> list[subprocess.Popen]:
+    """`trainer/run.py` (or a script that stands for it, with its own arguments first) once a rank, with the environment
+    that a SLURM task has; output is merged and piped."""
     port = port or free_port()
-    command = [sys.executable, str(ROOT / "trainer" / "run.py"), "--ds_config", str(CPU_ZERO3), *arguments]
+    path, *own = script
+    command = [sys.executable, str(ROOT / path), *own, "--ds_config", str(CPU_ZERO3), *arguments]
     return [
         subprocess.Popen(
             command,

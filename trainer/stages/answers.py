@@ -25,6 +25,7 @@ from trainer.stages.frozen import FrozenPart
 from trainer.stages.sources import StageError, model_directory, tokenizer_from
 from trainer.stages.towers import TowerShape
 from trainer.stages.vlm import chat_template
+from trainer.utilisation import TrainFlops, computed_pairs, visible_pairs
 
 _PASSES = 3
 """Forward passes the language model costs: the teacher's, the student's, and the gradients of the student's inputs."""
@@ -126,6 +127,18 @@ class AnswerTerm:
             "answer_logits": (total, self.weight(batch)),
             "accuracy/teacher_tokens": (agreed_M.sum().float(), float(len(agreed_M))),
         }
+
+    def flops(self, batch: Batch) -> TrainFlops:
+        """Of the head on what both towers see; it is frozen, the student's inputs get gradients."""
+        layout = pack_layout(batch.groups, batch.segment_ids, self._attention)
+        each = forward_flops(self.config)
+        per_tile = _PASSES * each.image_token * each.tokens_per_tile
+        matrices = _PASSES * (len(batch.input_ids) * each.token + len(batch.label_targets) * each.label)
+        again = 2 * len(batch.label_targets) * each.label if self._chunks > 1 else 0.0
+        return TrainFlops(
+            useful=batch.meta.num_tiles * per_tile + matrices + 4 * visible_pairs(layout) * each.pair,
+            hardware=len(batch.tiles) * per_tile + matrices + 4.5 * computed_pairs(layout) * each.pair + again,
+        )
 
 
 def _check_fit(directory: Path, teacher: TowerShape, own: TowerShape) -> None:

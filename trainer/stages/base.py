@@ -21,6 +21,7 @@ from trainer.engine import Partition
 from trainer.freeze import freeze, let_gradients_in
 from trainer.optim import ParamGroup, parameter_groups
 from trainer.recipe import Recipe
+from trainer.utilisation import TrainFlops
 
 Forward = Callable[..., Any]
 """The engine, or a bare model: called like the model's forward."""
@@ -38,12 +39,14 @@ class LossOut:
         second: a further such sum, which is divided by the second weight of all of the step; the loss is both means.
         metrics: see `Metrics`.
         predicted: int64 [M], the likeliest token at each label, where the stage has any.
+        flops: of forward and backward passes.
     """
 
     total: torch.Tensor
     second: torch.Tensor | None = None
     metrics: Metrics = field(default_factory=dict)
     predicted: torch.Tensor | None = None
+    flops: TrainFlops = TrainFlops()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +124,10 @@ class Stage(ABC):
         """
         wanted = getattr(self.recipe.model.checkpointing, module)
         return num_checkpointed(f"model.checkpointing.{module}", wanted, list(self.layers().get(module, ())))
+
+    def share_run_again(self, module: str) -> float:
+        """The checkpointed layers of a module over all of it."""
+        return self.num_checkpointed(module) / max(len(self.layers().get(module, ())), 1)
 
     def load(self, partition: Partition | None = None) -> None:
         """Give the model its weights: whole on this rank, or this rank's part of each; called on all ranks.

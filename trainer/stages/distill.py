@@ -14,7 +14,7 @@ from transformers import InternVLVisionModel
 from data_shards.collate import Batch, Targets
 from data_shards.cost import CostModel
 from models.distill_heads import Codebook, DistillStudent
-from models.flops import vision_flops
+from models.flops import tile_tokens, tower_flops, vision_flops
 from models.loading import Blank, Files, HeldWeights
 from models.vision import add_drop_path, normalise_tiles
 from trainer.codebook import StoredCodebook, given_codebook
@@ -27,6 +27,7 @@ from trainer.stages.base import Forward, LossOut, Preparation, Stage
 from trainer.stages.frozen import FrozenPart
 from trainer.stages.towers import TowerShape, check_fit, choose_kernels, frozen_tower, student_tower, teacher_tower
 from trainer.stages.vocabulary import own_codebook
+from trainer.utilisation import Trained, TrainFlops, tower_training, trained_share
 
 
 class DistillStage(Stage):
@@ -74,6 +75,7 @@ class DistillStage(Stage):
             frozen=_frozen(teacher, self.answers, self._given),
         )
         self.codebook: Codebook | None = None
+        self._student_share = trained_share(tower.model)
 
     def notes(self) -> tuple[str, ...]:
         cached = () if self._online else ("distill: the teacher is not loaded; its targets are read with the frames",)
@@ -144,10 +146,16 @@ class DistillStage(Stage):
             patch_logits = self._patch_logits(student_TNE, teacher_TNE, targets)
             total = total + terms.patch_logits * patch_logits
             metrics["patch_logits"] = (patch_logits, self.weight(batch))
+        flops = self._flops(batch)
         if self.answers is None:
-            return LossOut(total=total, metrics=metrics)
+            return LossOut(total=total, metrics=metrics, flops=flops)
         answers, own = self.answers.loss(student_TNE[-1], teacher_TNE[-1], batch)
-        return LossOut(total=total, second=terms.answer_logits * answers, metrics={**metrics, **own})
+        return LossOut(
+            total=total,
+            second=terms.answer_logits * answers,
+            metrics={**metrics, **own},
+            flops=flops + self.answers.flops(batch),
+        )
 
     def metric_names(self) -> tuple[str, ...]:
         return ("features", "patch_logits", *(self.answers.metric_names if self.answers else ()))
@@ -158,6 +166,22 @@ class DistillStage(Stage):
 
     def save_extras(self, directory: Path) -> None:
         """Nothing: a tower is complete by itself."""
+
+    def _flops(self, batch: Batch) -> TrainFlops:
+        """Of student, teacher where it is asked, bridges, and codebook logits, whose prototypes are frozen."""
+        settings, tower = self.recipe.distill, self.exported()
+        tile = tower_training(
+            tower_flops(tower.config), Trained(share=self._student_share, again=self.share_run_again("vision"))
+        )
+        if self.teacher is not None:
+            tile += tower_training(tower_flops(self.teacher.config), Trained(share=0.0))
+        tokens = tile_tokens(tower.config)
+        heads = 3 * self._last_k * 2.0 * tokens * tower.config.hidden_size * self._shape.width
+        if settings.patch_logits:
+            passes = 3 if self.teacher is not None else 2
+            heads += passes * 2.0 * (tokens - 1) * self._shape.width * settings.codebook_size
+        tile += TrainFlops(useful=heads, hardware=heads)
+        return TrainFlops(useful=batch.meta.num_tiles * tile.useful, hardware=len(batch.tiles) * tile.hardware)
 
     def frozen_parts(self) -> tuple[FrozenPart, ...]:
         """The teacher's tower and what answers are asked of, as far as they are loaded."""

@@ -3,7 +3,7 @@
 Shape suffixes: M label tokens, V vocabulary, D datasets.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,7 +14,8 @@ from data_shards.chat import IMAGE_TOKEN, ChatTemplate, chatml, internlm2_chat
 from data_shards.collate import Batch
 from data_shards.cost import CostModel
 from data_shards.loader import TextSettings
-from models.attention import choose_backend, pack_layout
+from data_shards.schema import QUESTION_KINDS
+from models.attention import PackLayout, choose_backend, pack_layout
 from models.flops import forward_flops
 from models.label_loss import head_chunks
 from models.loading import Blank, Weights
@@ -26,6 +27,17 @@ from trainer.recipe import Recipe
 from trainer.stages.base import Forward, LossOut, Picture, Preparation, Stage
 from trainer.stages.picture import captioned_tiles
 from trainer.stages.sources import StageError
+from trainer.utilisation import (
+    PackSize,
+    Trained,
+    TrainFlops,
+    computed_pairs,
+    trained_share,
+    visible_pairs,
+    vlm_training,
+)
+
+_TYPES = tuple(f"type/{kind}" for kind in QUESTION_KINDS)
 
 
 class VlmStage(Stage):
@@ -69,7 +81,11 @@ class VlmStage(Stage):
         model = PackedVLM(vlm, self.attention, longest=recipe.data.max_tokens)
         super().__init__(recipe, model, text, blanks=(blank,), dtype=dtype, frozen=frozen)
         self.tokenizer = tokenizer
-        self._datasets = tuple(dataset.name for dataset in recipe.data.datasets)
+        datasets = (*recipe.data.datasets, *recipe.validation.datasets)
+        self._datasets = tuple(dict.fromkeys(dataset.name for dataset in datasets))
+        self._forward_flops = forward_flops(vlm.config, projector=recipe.model.projector)
+        parts = (vlm.model.vision_tower, vlm.model.multi_modal_projector, vlm.model.language_model)
+        self._shares = tuple(trained_share(part) for part in parts)
 
     def notes(self) -> tuple[str, ...]:
         return (self.attention.announcement,)
@@ -98,7 +114,9 @@ class VlmStage(Stage):
 
     def loss(self, forward: Forward, batch: Batch, device: torch.device) -> LossOut:
         layout = pack_layout(batch.groups, batch.segment_ids, self.attention).to(device)
-        dataset_M = self._dataset_of_labels(batch).to(device, non_blocking=True)
+        dataset_M = _of_labels(batch, self._datasets, batch.meta.datasets).to(device, non_blocking=True)
+        type_M = _of_labels(batch, QUESTION_KINDS, batch.meta.kinds).to(device, non_blocking=True)
+        chunks = head_chunks(self.recipe.data.max_tokens, self.vlm.lm_head.out_features)
         image_positions = (batch.input_ids == self.vlm.config.image_token_id).nonzero()[:, 0]
         batch = batch.to(device, non_blocking=True)
         each_M, predicted_M = forward(
@@ -109,21 +127,23 @@ class VlmStage(Stage):
             batch.label_positions,
             batch.dummy_tile,
             batch.label_targets,
-            head_chunks(self.recipe.data.max_tokens, self.vlm.lm_head.out_features),
+            chunks,
             image_positions.to(device, non_blocking=True),
         )
         weights_M = batch.label_weights.to(each_M.dtype)
         losses_M = each_M * weights_M
         hits = (predicted_M == batch.label_targets).sum()
-        zeros = losses_M.new_zeros(len(self._datasets))
-        sums_D = zeros.index_add(0, dataset_M, losses_M.detach())
-        weights_D = zeros.index_add(0, dataset_M, weights_M)
-        metrics = {name: (sums_D[i], weights_D[i]) for i, name in enumerate(self._datasets)}
-        accuracy = {"accuracy/tokens": (hits.float(), float(len(predicted_M)))}
-        return LossOut(total=losses_M.sum(), metrics={**metrics, **accuracy}, predicted=predicted_M)
+        metrics: dict[str, tuple[torch.Tensor, torch.Tensor | float]] = {
+            **_means_by(self._datasets, dataset_M, losses_M, weights_M),
+            **_means_by(_TYPES, type_M, losses_M, weights_M),
+            "accuracy/tokens": (hits.float(), float(len(predicted_M))),
+        }
+        return LossOut(
+            total=losses_M.sum(), metrics=metrics, predicted=predicted_M, flops=self._flops(batch, layout, chunks)
+        )
 
     def metric_names(self) -> tuple[str, ...]:
-        return (*self._datasets, "accuracy/tokens")
+        return (*self._datasets, *_TYPES, "accuracy/tokens")
 
     def exported(self) -> InternVLForConditionalGeneration:
         assert isinstance(self.model, PackedVLM)
@@ -136,8 +156,8 @@ class VlmStage(Stage):
         self.tokenizer.save_pretrained(directory)
 
     def picture(self, batch: Batch, out: LossOut) -> Picture | None:
-        """The first frame of a pack and its first question; the answer is the likeliest token at each label, given the
-        reference before it."""
+        """The first frame of a pack and its first question, with the likeliest token at each label, given the reference
+        before it: what the model itself would write is in the pictures of the validation."""
         if batch.dummy_tile or out.predicted is None or not len(batch.label_targets):
             return None
         question = int(batch.label_questions[0])
@@ -145,7 +165,7 @@ class VlmStage(Stage):
         key, _ = batch.meta.question_refs[question]
         lines = {
             "question": self._question_text(batch, int(batch.label_positions[0]) + 1),
-            "answer": self._decode(out.predicted.cpu()[labels]),
+            "likeliest tokens after the reference's": self._decode(out.predicted.cpu()[labels]),
             "reference": self._decode(batch.label_targets[labels]),
         }
         assert self.text is not None
@@ -160,11 +180,24 @@ class VlmStage(Stage):
             caption="\n\n".join([f"**frame**: {key}", *(f"**{name}**: {text}" for name, text in lines.items())]),
         )
 
-    def _dataset_of_labels(self, batch: Batch) -> torch.Tensor:
-        """Index into the recipe's datasets of each label token."""
-        index = {name: i for i, name in enumerate(self._datasets)}
-        of_question = torch.tensor([index[name] for name in batch.meta.datasets], dtype=torch.int64)
-        return of_question[batch.label_questions.long()]
+    def _flops(self, batch: Batch, layout: PackLayout, chunks: int) -> TrainFlops:
+        vision, projector, language = self._shares
+        size = PackSize(
+            tiles=batch.meta.num_tiles,
+            run_tiles=len(batch.tiles),
+            tokens=len(batch.input_ids),
+            labels=len(batch.label_targets),
+            pairs=visible_pairs(layout),
+            run_pairs=computed_pairs(layout),
+        )
+        return vlm_training(
+            self._forward_flops,
+            size,
+            vision=Trained(share=vision, again=self.share_run_again("vision")),
+            projector=Trained(share=projector),
+            language=Trained(share=language, again=self.share_run_again("language")),
+            head_again=chunks > 1,
+        )
 
     def _question_text(self, batch: Batch, first_label: int) -> str:
         segments = batch.segment_ids[:first_label]
@@ -175,6 +208,21 @@ class VlmStage(Stage):
 
     def _decode(self, ids: torch.Tensor) -> str:
         return str(self.tokenizer.decode(ids.tolist(), skip_special_tokens=True)).strip()
+
+
+def _of_labels(batch: Batch, names: Sequence[str], of_questions: Sequence[str]) -> torch.Tensor:
+    """Index into `names` of each label token, int64 [M], from the names of the questions."""
+    index = {name: i for i, name in enumerate(names)}
+    return torch.tensor([index[name] for name in of_questions], dtype=torch.int64)[batch.label_questions.long()]
+
+
+def _means_by(
+    names: Sequence[str], index_M: torch.Tensor, losses_M: torch.Tensor, weights_M: torch.Tensor
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Sum and weight of the losses by name."""
+    zeros = losses_M.new_zeros(len(names))
+    sums, weights = zeros.index_add(0, index_M, losses_M.detach()), zeros.index_add(0, index_M, weights_M)
+    return {name: (sums[i], weights[i]) for i, name in enumerate(names)}
 
 
 def chat_template(recipe: Recipe) -> ChatTemplate:

@@ -73,6 +73,15 @@ def test_values_out_of_range_are_refused_together(tmp_path):
         ("optim.layer_decay=1.5", r"optim\.layer_decay: got 1\.5, expected 0 to 1"),
         ("optim.weight_decay.vision=-1", r"optim\.weight_decay\.vision"),
         ("optim.no_decay=[bias]", r"optim\.no_decay\.0: got 'bias'"),
+        ("hang_after=600", "hang_after: got 600 s, expected less than"),
+        ("hang_after=-1", "hang_after"),
+        ("max_skipped=0", "max_skipped"),
+        ("profile.start=0", "profile.start"),
+        ("validation.every=5", "validation.datasets: got none"),
+        ("validation.answers=3", "stage 'distill' has no language model"),
+        ("validation.best=accuracy", "validation.best: got 'accuracy' without answers"),
+        ("validation.best=speed", "validation.best"),
+        ("validation.datasets=[{path: a/val}, {path: b/val}]", "validation.datasets: the name 'val' occurs twice"),
     ],
 )
 def test_bad_setting_is_named(tmp_path, override, field):

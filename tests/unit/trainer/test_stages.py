@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
+from data_shards.schema import QUESTION_KINDS
 from models.loading import Blank
 from models.vision import normalise_tiles
 from models.vlm import load_language
@@ -137,16 +138,18 @@ def test_alignment_trains_the_projector_and_leaves_the_rest_in_evaluation_mode(a
     assert [group.module for group in stage.parameter_groups()] == ["projector", "projector"]
 
 
-def test_metrics_of_datasets_add_up_to_the_loss(align):
+def test_metrics_of_datasets_and_of_question_types_add_up_to_the_loss(align):
     stage, batches = align
+    datasets, types = {"driving", "general"}, {f"type/{kind}" for kind in QUESTION_KINDS}
     names = set()
     for batch in batches:
         out = stage.loss(stage.model, batch, CPU)
-        parts = [value for name, value in out.metrics.items() if name != "accuracy/tokens"]
-        assert float(sum(total for total, _ in parts)) == pytest.approx(out.total.item(), rel=1e-5)
-        assert float(sum(weight for _, weight in parts)) == pytest.approx(stage.weight(batch), rel=1e-5)
+        for kin in (datasets, types):
+            parts = [value for name, value in out.metrics.items() if name in kin]
+            assert float(sum(total for total, _ in parts)) == pytest.approx(out.total.item(), rel=1e-5)
+            assert float(sum(weight for _, weight in parts)) == pytest.approx(stage.weight(batch), rel=1e-5)
         names |= {name for name, (_, weight) in out.metrics.items() if weight > 0}
-    assert names == {"driving", "general", "accuracy/tokens"} == set(stage.metric_names())
+    assert names == datasets | types | {"accuracy/tokens"} == set(stage.metric_names())
 
 
 def test_points_reach_the_batch_in_the_recipes_coordinates_and_weight(world):
@@ -170,6 +173,7 @@ def test_picture_shows_question_answer_and_reference(align):
     assert picture.name == "driving/question"
     assert "Case" in picture.caption
     assert "**reference**: " in picture.caption
+    assert "**likeliest tokens after the reference's**: " in picture.caption
     assert picture.image.dtype.name == "uint8"
     assert picture.image.shape[0] > 2 * 112
 

@@ -1,0 +1,152 @@
+"""Two ranks, one of which has a loss that is not finite, sleeps, or fails: what both do then."""
+
+import json
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from tests.helpers.dist import CPU_ZERO3, on_ranks
+from trainer.ds_config import load_ds_config
+from trainer.engine import Engine
+from trainer.optim import ParamGroup
+from trainer.watchdog import Watchdog
+
+pytestmark = pytest.mark.distributed
+
+
+class _Net(nn.ModuleDict):
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        super().__init__({"body": nn.Linear(6, 5), "head": nn.Linear(5, 3)})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self["head"](self["body"](x).tanh())
+
+
+def _engine(stage: int, precision: str = "fp32") -> tuple[Engine, nn.Module]:
+    model = _Net()
+    groups = [
+        ParamGroup(name=f"{name}/decay", module=name, lr=1e-2, weight_decay=0.1, parameters=tuple(part.parameters()))
+        for name, part in model.items()
+    ]
+    config = load_ds_config(CPU_ZERO3)
+    config |= {"train_batch_size": 4, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 2}
+    config["gradient_clipping"] = 1.0
+    config["optimizer"]["params"] |= {"lr": 1e-2, "betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 0.1}
+    config["zero_optimization"]["stage"] = stage
+    if stage < 3:
+        config["zero_optimization"] = {"stage": stage}
+    if precision == "bf16":
+        config["bf16"] = {"enabled": True}
+        model.to(torch.bfloat16)
+    return Engine(model, groups, config), model
+
+
+def _step(engine: Engine, rank: int, number: int, factor: float = 1.0) -> dict[str, float]:
+    """Two micro batches; `factor` spoils the second one of this rank."""
+    for micro in range(2):
+        generator = torch.Generator().manual_seed(100 * number + 10 * rank + micro)
+        x = torch.randn(4, 6, generator=generator).to(engine.module["body"].weight.dtype)
+        loss = engine(x).float().square().sum()
+        engine.backward(loss * (factor if micro else 1.0))
+        engine.step()
+    return engine.grad_squares()
+
+
+def _state(engine: Engine) -> list[torch.Tensor]:
+    weights = [value.float() for value in engine.state_dict(engine.module, keep=True).values()]
+    inner = getattr(engine._engine.optimizer, "optimizer", engine._engine.optimizer)
+    states = [value for one in inner.state.values() for value in one.values() if isinstance(value, torch.Tensor)]
+    return [tensor.clone() for tensor in (*weights, *states)]
+
+
+def _equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _skips(ranks, stage: int, precision: str) -> None:
+    engine, _ = _engine(stage, precision)
+    engine.set_lr(1.0)
+    _step(engine, ranks.rank, 0)
+    assert not engine.skipped
+    before = _state(engine)
+    assert len(before) > 6
+    for factor in (float("nan"), float("inf")):
+        _step(engine, ranks.rank, 1, factor if ranks.rank == 1 else 1.0)
+        assert engine.skipped
+        assert _equal(_state(engine), before), "a step that is skipped changes nothing, Adam's count neither"
+    _step(engine, ranks.rank, 2)
+    assert not engine.skipped
+    after = _state(engine)
+    assert not _equal(after, before)
+    twin, _ = _engine(stage, precision)
+    twin.set_lr(1.0)
+    _step(twin, ranks.rank, 0)
+    _step(twin, ranks.rank, 2)
+    assert _equal(_state(twin), after), "and leaves nothing behind for the step after it"
+
+
+def _skips_everywhere(ranks) -> None:
+    for stage, precision in ((3, "fp32"), (3, "bf16"), (1, "fp32"), (0, "fp32")):
+        _skips(ranks, stage, precision)
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_skips_the_step_on_both_under_every_zero_stage():
+    on_ranks(_skips_everywhere)
+
+
+def _norms(ranks, stage: int) -> None:
+    engine, _ = _engine(stage)
+    engine.set_lr(1.0)
+    squares = _step(engine, ranks.rank, 0)
+    assert set(squares) == {"body", "head"}
+    total = {name: ranks.sum([value])[0] for name, value in squares.items()}
+    model = _Net()
+    for rank in range(2):
+        for micro in range(2):
+            generator = torch.Generator().manual_seed(10 * rank + micro)
+            x = torch.randn(4, 6, generator=generator)
+            (model(x).square().sum() / 4).backward()
+    for name, part in model.items():
+        expected = sum(float(p.grad.square().sum()) for p in part.parameters())
+        assert total[name] == pytest.approx(expected, rel=1e-4), name
+
+
+def _norms_everywhere(ranks) -> None:
+    for stage in (0, 1, 2, 3):
+        _norms(ranks, stage)
+
+
+def test_gradient_norms_by_module_are_those_of_one_process_under_every_zero_stage():
+    on_ranks(_norms_everywhere)
+
+
+def _hang(ranks, root) -> None:
+    said: list[str] = []
+    with Watchdog(ranks, root, hang_after=1.0, say=said.append) as watchdog:
+        watchdog.beat(7, "forward and backward passes")
+        if ranks.rank == 1:
+            _asleep(6.0)
+        ranks.barrier()
+        waited = watchdog.waited()
+        watchdog.beat(8, "waiting for data")
+        assert waited > 4.0 if ranks.rank == 0 else waited < 3.0
+    (root / f"said_{ranks.rank}.json").write_text(json.dumps(said))
+    ranks.barrier()
+
+
+def _asleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def test_a_rank_that_sleeps_is_named_and_all_ranks_leave_their_stacks(tmp_path):
+    on_ranks(_hang, tmp_path)
+    (said,) = json.loads((tmp_path / "said_0.json").read_text())
+    assert said.startswith("nothing has moved for 1 s; rank 1 is behind")
+    assert "rank 1: step 7, forward and backward passes, waits for no one" in said
+    assert "rank 0: step 7, forward and backward passes, waits for others" in said
+    assert json.loads((tmp_path / "said_1.json").read_text()) == []
+    assert "_asleep" in (tmp_path / "stacks" / "rank_1.txt").read_text()
+    assert "barrier" in (tmp_path / "stacks" / "rank_0.txt").read_text()

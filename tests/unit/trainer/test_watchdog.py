@@ -1,0 +1,130 @@
+"""Who is behind, who is slow, and what a hang leaves on disk."""
+
+import json
+import time
+
+import pytest
+
+from trainer.watchdog import Status, Stragglers, Watchdog, behind, report, slow_ranks
+
+
+def status(beat=5, *, waiting=True, doing="forward", step=3):
+    return Status(beat=beat, step=step, doing=doing, waiting=waiting, where="loop.py:1 f")
+
+
+class _Board:
+    def __init__(self):
+        self.texts, self.cleared = {}, 0
+
+    def put(self, rank, text):
+        self.texts[rank] = text
+
+    def clear(self, rank):
+        self.cleared += 1
+
+    def collect(self, seconds):
+        return dict(self.texts)
+
+
+class _Ranks:
+    """Stands for the only rank."""
+
+    rank, world_size = 0, 1
+
+    def __init__(self):
+        self.shown = _Board()
+
+    def board(self, name):
+        return self.shown
+
+
+def test_a_silent_rank_is_behind_before_all_others():
+    assert behind({0: status(), 2: status(1, waiting=False)}, 3) == [1]
+
+
+def test_the_rank_with_fewest_signs_of_life_is_behind():
+    assert behind({0: status(7), 1: status(6), 2: status(7)}, 3) == [1]
+
+
+def test_of_ranks_at_the_same_place_the_one_that_waits_for_no_one_is_behind():
+    assert behind({0: status(), 1: status(waiting=False), 2: status()}, 3) == [1]
+    assert behind({0: status(), 1: status()}, 2) == []
+    assert behind({0: status(waiting=False), 1: status(waiting=False)}, 2) == []
+
+
+def test_the_report_names_ranks_and_what_they_do():
+    text = report({0: status(), 1: status(waiting=False, doing="waiting for data")}, 2, 61.0)
+    assert text.startswith("nothing has moved for 61 s; rank 1 is behind")
+    assert "rank 1: step 3, waiting for data, waits for no one, at loop.py:1 f" in text
+    assert "frozen, gone, or still at work" in report({0: status()}, 2, 61.0)
+    assert "none waits for another" in report({0: status(waiting=False), 1: status(waiting=False)}, 2, 61.0)
+    assert "perhaps not in the same one" in report({0: status(), 1: status()}, 2, 61.0)
+
+
+def stand_still(end):
+    wait_for(end)
+
+
+def wait_for(holds):
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_hang_leaves_stacks_and_a_report_and_life_goes_on(tmp_path):
+    said, ranks = [], _Ranks()
+    with Watchdog(ranks, tmp_path, hang_after=0.5, say=said.append) as watchdog:
+        watchdog.beat(4, "forward and backward passes")
+        stand_still(lambda: said)
+        assert len(said) == 1
+        watchdog.beat(5, "waiting for data")
+        wait_for(lambda: ranks.shown.cleared)
+    assert "step 4, forward and backward passes" in said[0]
+    assert json.loads(ranks.shown.texts[0])["doing"] == "forward and backward passes"
+    assert "in stand_still" in (tmp_path / "stacks" / "rank_0.txt").read_text()
+
+
+def test_steps_that_move_leave_nothing_behind(tmp_path):
+    said = []
+    with Watchdog(_Ranks(), tmp_path, hang_after=60.0, say=said.append) as watchdog:
+        for step in range(20):
+            watchdog.beat(step, "working")
+            time.sleep(0.01)
+        assert watchdog.waited() == 0.0
+    assert not said
+    assert not (tmp_path / "stacks").exists()
+
+
+def test_a_watchdog_that_never_barks_has_no_limit(tmp_path):
+    said = []
+    with Watchdog(_Ranks(), tmp_path, hang_after=0.0, say=said.append) as watchdog:
+        watchdog.beat(1, "working")
+        time.sleep(0.2)
+    assert not said
+
+
+@pytest.mark.parametrize(
+    ("own_work", "expected"),
+    [
+        ([1.0, 1.1, 5.0, 0.9], {2: 5.0}),
+        ([2.0, 2.1], {}),
+        ([2.0, 4.0], {1: 2.0}),
+        ([3.0], {}),
+        ([0.1, 0.4], {}),
+    ],
+)
+def test_slow_ranks_are_measured_by_the_middle_of_the_others(own_work, expected):
+    assert slow_ranks(own_work) == pytest.approx(expected)
+
+
+def test_a_straggler_is_named_once_after_three_windows_in_a_row():
+    said = []
+    stragglers = Stragglers(said.append)
+    for own_work in ([2.0, 9.0], [2.0, 9.0], [2.0, 2.0], [2.0, 9.0], [2.0, 9.0]):
+        stragglers.update(own_work)
+    assert not said
+    stragglers.update([2.0, 8.0])
+    stragglers.update([2.0, 8.0])
+    assert len(said) == 1
+    assert "rank 1 holds the others up: 4.0 times" in said[0]

@@ -1,0 +1,157 @@
+"""Steps and their packs in; steps that were skipped and losses that jumped out, by sample keys in files of the run, and
+clear errors where they are too many or memory ran out."""
+
+import json
+import math
+import statistics
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_shards.collate import Batch
+from trainer.dist import MainRankError, Ranks
+from trainer.recipe import DataSection
+
+SKIPPED_FILE = "skipped.jsonl"
+SPIKES_FILE = "spikes.jsonl"
+HISTORY = 100
+"""Losses that a new one is compared with."""
+_ENOUGH = 20
+_SPREADS = 8.0
+_SHOWN = 6
+
+
+class TooManySkipped(MainRankError):  # noqa: N818
+    """More steps in a row than the recipe allows had a loss or gradient that is not finite; raised on all ranks."""
+
+
+class OutOfMemory(RuntimeError):  # noqa: N818
+    """The device's memory did not hold a pack; the message names the pack and the limits to lower."""
+
+
+def is_spike(loss: float, former: Sequence[float]) -> bool:
+    """Whether a loss lies far above those before it.
+
+    Far is 8 times their spread above their median; the spread is the median absolute deviation, scaled to a standard
+    deviation, and at least a hundredth of the median. Fewer than 20 losses are too few to say.
+    """
+    if len(former) < _ENOUGH:
+        return False
+    middle = statistics.median(former)
+    deviation = 1.4826 * statistics.median(abs(value - middle) for value in former)
+    return loss > middle + _SPREADS * max(deviation, 0.01 * abs(middle))
+
+
+@contextmanager
+def explained_memory(limits: DataSection, batch: Batch) -> Iterator[None]:
+    """Within this context running out of device memory names the pack.
+
+    Raises:
+        OutOfMemory: in the place of torch's error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        meta = batch.meta
+        tokens = f"{meta.num_tokens} tokens (data.max_tokens {limits.max_tokens}), "
+        raise OutOfMemory(
+            f"out of memory at a pack of {tokens if meta.num_tokens else ''}{meta.num_tiles} tiles (data.max_tiles "
+            f"{limits.max_tiles}) and {len(batch.label_targets)} label tokens, frames {_shown(meta.keys)}; lower "
+            f"{'data.max_tokens or ' if meta.num_tokens else ''}data.max_tiles: {str(error).splitlines()[0]}"
+        ) from error
+
+
+class StepGuard:
+    """Writes down which samples were in steps that went wrong; knows the same on all ranks, the main rank writes."""
+
+    def __init__(self, ranks: Ranks, run_dir: Path, *, max_skipped: int, step: int, say: Callable[[str], None]) -> None:
+        """Go on from what the run directory holds up to `step`.
+
+        Args:
+            max_skipped: steps in a row that may be skipped.
+            say: prints a line for the user.
+        """
+        self._ranks, self._run_dir, self._max_skipped, self._say = ranks, run_dir, max_skipped, say
+        steps: list[int] = ranks.on_main(lambda: _read_steps(run_dir, step))
+        self.count = len(steps)
+        self._in_row = next((i for i in range(len(steps)) if step - i not in steps), len(steps))
+        self._former: deque[float] = deque(maxlen=HISTORY)
+        self._keys: dict[int, list[tuple[str, ...]]] = {}
+
+    def applied(self, step: int, batches: Sequence[Batch]) -> None:
+        """Remember a step's samples until its loss is read."""
+        self._in_row = 0
+        self._keys[step] = [batch.meta.keys for batch in batches]
+
+    def skipped(self, step: int, batches: Sequence[Batch], losses: Sequence[torch.Tensor]) -> None:
+        """Write down a step that was skipped on all ranks.
+
+        Args:
+            batches: micro batches of this rank.
+            losses: of each, the sum over its labels.
+
+        Raises:
+            TooManySkipped: on all ranks, after `max_skipped` in a row.
+        """
+        self.count += 1
+        self._in_row += 1
+        own = [
+            {"rank": self._ranks.rank, "loss": _number(float(loss)), "keys": list(batch.meta.keys)}
+            for batch, loss in zip(batches, losses, strict=True)
+        ]
+        packs: list[dict[str, Any]] = [pack for packs in self._ranks.gather(own) for pack in packs]
+        self._write(SKIPPED_FILE, {"step": step, "packs": packs})
+        guilty = [pack for pack in packs if pack["loss"] is None]
+        frames = _shown([key for pack in guilty or packs for key in pack["keys"]])
+        whose = f"the loss of rank {guilty[0]['rank']} is not finite" if guilty else "a gradient is not finite"
+        self._say(f"step {step} skipped, {whose}: frames {frames}; all are in {self._run_dir / SKIPPED_FILE}")
+        if self._in_row >= self._max_skipped:
+            raise TooManySkipped(
+                f"max_skipped: got {self._in_row} steps in a row whose loss or gradient is not finite, the last one "
+                f"step {step}; their frames are in {self._run_dir / SKIPPED_FILE}. Lower optim.lr or optim.grad_clip, "
+                "mend the frames, or raise max_skipped; the run goes on from its last checkpoint"
+            )
+
+    def read_losses(self, losses: Mapping[int, float]) -> None:
+        """Report losses that jumped; called on all ranks with the global losses of applied steps."""
+        for step, loss in losses.items():
+            if is_spike(loss, self._former):
+                keys = [key for packs in self._ranks.gather(self._keys.get(step, [])) for pack in packs for key in pack]
+                middle = statistics.median(self._former)
+                self._write(SPIKES_FILE, {"step": step, "loss": loss, "median": middle, "keys": keys})
+                self._say(f"loss {loss:.4g} at step {step} after a median of {middle:.4g}: frames {_shown(keys)}")
+            self._former.append(loss)
+        self._keys = {}
+
+    def _write(self, name: str, record: Mapping[str, Any]) -> None:
+        def append() -> None:
+            with (self._run_dir / name).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+        self._ranks.on_main(append)
+
+
+def _read_steps(run_dir: Path, step: int) -> list[int]:
+    """Steps up to `step` that earlier starts skipped; what came later is done again, and its lines are dropped."""
+    steps: list[int] = []
+    for name in (SPIKES_FILE, SKIPPED_FILE):
+        path = run_dir / name
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        if kept != lines:
+            path.write_text("".join(kept), encoding="utf-8")
+        steps = [json.loads(line)["step"] for line in kept]
+    return steps
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _shown(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(keys[:_SHOWN]) + more

@@ -1,0 +1,52 @@
+"""Steps to be profiled in, `RUN_DIR/profile/steps_10-12.rank_0.json.gz` out: a trace for Perfetto or chrome://tracing."""
+
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from trainer.recipe import ProfileSection
+
+PROFILE_DIR = "profile"
+
+
+class StepProfile:
+    """Profiles the recipe's steps; a context manager, so that a run that stops within them leaves its trace too."""
+
+    def __init__(self, settings: ProfileSection, run_dir: Path, rank: int) -> None:
+        self._first, self._last = settings.start, settings.start + settings.steps - 1
+        self._directory, self._rank = run_dir / PROFILE_DIR, rank
+        self._profile: profile | None = None
+        self._began = self._done = 0
+
+    def __enter__(self) -> "StepProfile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._profile is not None and error is None:
+            self._write()
+
+    def begin(self, step: int) -> None:
+        """Before step `step`, counted from 1."""
+        if self._profile is None and self._first <= step <= self._last:
+            cuda = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+            self._profile = profile(activities=[ProfilerActivity.CPU, *cuda], record_shapes=True)
+            self._profile.start()
+            self._began = step
+
+    def end(self, step: int) -> Path | None:
+        """After it; gives the trace's path once it is written."""
+        self._done = step
+        return self._write() if self._profile is not None and step >= self._last else None
+
+    def _write(self) -> Path:
+        assert self._profile is not None
+        self._profile.stop()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        path = self._directory / f"steps_{self._began}-{self._done}.rank_{self._rank}.json.gz"
+        self._profile.export_chrome_trace(str(path))
+        self._profile = None
+        return path

@@ -1,0 +1,173 @@
+"""Held-out frames with tagged questions and a model in training in; DriveLM's scores of its greedy answers and pictures
+of them out.
+
+Every rank answers its own frames with a whole model, so that no rank waits for another's longer answer: where ZeRO-3
+has divided the parameters, they are gathered once into a copy, which costs the model's size in memory while answering.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import InternVLForConditionalGeneration
+
+from data_shards.index import DatasetIndex
+from data_shards.read import BadSample, read_frame
+from data_shards.schema import RawFrame
+from data_shards.sources.drivelm_select import KINDS, references_json, tagged_questions
+from data_shards.tiling import tile_jpegs
+from models.blanks import drawn_vlm
+from models.loading import give
+from models.projector import LinearProjectorVLM
+from trainer.dist import Ranks
+from trainer.engine import Engine, parameters_everywhere
+from trainer.evaluate.drivelm import evaluate
+from trainer.evaluate.judge import NoJudge
+from trainer.evaluate.predict import answer_frames
+from trainer.stages.base import Picture
+from trainer.stages.picture import captioned_tiles
+from trainer.stages.vlm import VlmStage, chat_template
+
+SCORES = ("accuracy", "match_f1", "object_f1", "bleu_1", "bleu_4", "rouge_l", "cider")
+"""What `validation.best` may name besides `loss`; more is better for all of them."""
+_SHOWN_QUESTIONS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Frames of one dataset to be answered, by their places in its index."""
+
+    name: str
+    index: DatasetIndex
+    frames: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answers:
+    """A frame's answers, in the order of its tagged questions."""
+
+    frame: int
+    answers: tuple[str, ...]
+
+
+def tagged_frames(index: DatasetIndex, count: int) -> tuple[int, ...]:
+    """The first frames with tagged questions, at most `count`."""
+    found: list[int] = []
+    for place in range(len(index)):
+        if len(found) == count:
+            break
+        if tagged_order(read_frame(index, place, with_images=False)):
+            found.append(place)
+    return tuple(found)
+
+
+def tagged_order(frame: RawFrame) -> list[int]:
+    """Indices of a frame's tagged questions, in the order of `tagged_questions`."""
+    return [i for kind in KINDS for i, q in enumerate(frame.questions) if q.kind == kind and q.tags]
+
+
+def answer_scores(
+    datasets: Sequence[Asked], stage: VlmStage, engine: Engine, ranks: Ranks, beat: Callable[[str], None]
+) -> tuple[dict[str, float], list[Picture]]:
+    """Answer and score; to be called on all ranks.
+
+    Args:
+        beat: takes what is being done, once a frame.
+
+    Returns:
+        `validation/<dataset>/<score>` for each of `SCORES`, without DriveLM's graph gate, and `validation/<score>`, the
+        mean over datasets; a picture of each dataset's first frame, on the rank that answered it, the main one.
+    """
+    values: dict[str, float] = {}
+    pictures: list[Picture] = []
+    with _whole(stage, engine) as vlm:
+        for asked in datasets:
+            own: list[_Answers] = []
+            for place in asked.frames[ranks.rank :: ranks.world_size]:
+                beat(f"answering questions of {asked.name}, frame {place}")
+                own += _answer(stage, vlm, asked.index, place)
+            everyone = [answers for each in ranks.gather(own) for answers in each]
+            scores = ranks.on_main(partial(_score, asked, everyone))
+            values |= {f"validation/{asked.name}/{name}": value for name, value in scores.items()}
+            pictures += [_picture(stage, asked, answers) for answers in own if answers.frame == asked.frames[0]]
+    stage.train_mode()
+    for name in SCORES:
+        own_values = [values[f"validation/{asked.name}/{name}"] for asked in datasets]
+        values[f"validation/{name}"] = sum(own_values) / len(own_values)
+    return values, pictures
+
+
+@contextmanager
+def _whole(stage: VlmStage, engine: Engine) -> Iterator[InternVLForConditionalGeneration]:
+    """The model itself, or a whole copy of one that is divided; in evaluation mode."""
+    if not engine.partitioned:
+        yield stage.vlm
+        return
+    kind = "linear" if isinstance(stage.vlm, LinearProjectorVLM) else "mlp"
+    config = copy.deepcopy(stage.vlm.config)
+    vlm = drawn_vlm(config, torch.Generator().manual_seed(0), projector=kind).model
+    for value, parameter in zip(parameters_everywhere(stage.vlm), vlm.parameters(), strict=True):
+        give(parameter, value.clone())
+    torch.nn.Module.to(vlm, engine.device)
+    yield vlm.eval()
+
+
+def _answer(stage: VlmStage, vlm: InternVLForConditionalGeneration, index: DatasetIndex, place: int) -> list[_Answers]:
+    """Nothing for a frame that cannot be read."""
+    recipe = stage.recipe
+    try:
+        frame = read_frame(index, place)
+    except BadSample:
+        return []
+    (answers,) = answer_frames(
+        vlm,
+        stage.tokenizer,
+        [frame],
+        question_ids=[tagged_order(frame)],
+        template=chat_template(recipe),
+        layout=recipe.data.view,
+        max_new_tokens=recipe.validation.max_new_tokens,
+        batch_tokens=recipe.data.max_tokens,
+    )
+    return [_Answers(frame=place, answers=tuple(answers))]
+
+
+def _score(asked: Asked, found: Sequence[_Answers]) -> dict[str, float]:
+    if not found:
+        return dict.fromkeys(SCORES, 0.0)
+    frames = {answers.frame: read_frame(asked.index, answers.frame, with_images=False) for answers in found}
+    rows = [
+        {"id": f"{frames[answers.frame].key}_{number}", "question": question.question, "answer": answer}
+        for answers in found
+        for number, (question, answer) in enumerate(
+            zip(tagged_questions(frames[answers.frame]), answers.answers, strict=True)
+        )
+    ]
+    summary = evaluate(references_json(frames.values()), rows, NoJudge()).summary()
+    return _flat(summary)
+
+
+def _flat(summary: Mapping[str, Any]) -> dict[str, float]:
+    scores = {**summary["ungated"], **summary["ungated"]["language"], "object_f1": summary["object_f1"]["micro"]}
+    return {name: float(scores[name]) for name in SCORES}
+
+
+def _picture(stage: VlmStage, asked: Asked, answers: _Answers) -> Picture:
+    """A frame with its first questions, the model's own answers and the references."""
+    frame: RawFrame = read_frame(asked.index, answers.frame)
+    tiles, _ = tile_jpegs(frame.images, stage.recipe.data.view)
+    lines = [
+        line
+        for question, answer in list(zip(tagged_questions(frame), answers.answers, strict=True))[:_SHOWN_QUESTIONS]
+        for line in (
+            f"question: {question.question}",
+            f"greedy answer: {answer}",
+            f"reference: {question.answer}",
+        )
+    ]
+    caption = "\n\n".join([f"**frame**: {frame.key}", *lines])
+    return Picture(name=f"validation/{asked.name}", image=captioned_tiles(tiles, lines), caption=caption)

@@ -1,0 +1,105 @@
+"""A recipe's held-out data in; at each look losses, scores of answers and pictures out, and the number that is best."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from data_shards.loader import TextSettings
+from data_shards.plan import CostModel
+from trainer.data import Data, make_data
+from trainer.dist import Ranks
+from trainer.engine import Engine
+from trainer.loggers import Logger
+from trainer.recipe import DatasetSection, Recipe
+from trainer.stages.base import Stage
+from trainer.stages.vlm import VlmStage
+from trainer.typed_yaml import ConfigError
+from trainer.validation import HeldOut, held_out_losses, num_packs
+from trainer.validation_answers import Asked, answer_scores, tagged_frames
+
+
+class Validator:
+    """Looks at the same packs and the same frames each time; without datasets it has nothing to look at."""
+
+    def __init__(self, recipe: Recipe, stage: Stage, ranks: Ranks | None) -> None:
+        """Read indexes and plan.
+
+        Args:
+            ranks: None where this process is alone and only `notes` are wanted.
+
+        Raises:
+            ConfigError: answers are asked for, and a dataset has no tagged question.
+            ShardError, BadSample, PlanError: as for the training data.
+        """
+        self._recipe, self._stage, self._ranks = recipe, stage, ranks
+        settings = recipe.validation
+        data = {section.name: _data(recipe, section, stage.text, ranks, stage.cost()) for section in settings.datasets}
+        self._held_out = [
+            HeldOut(source=own.sources[0], stream=own.stream, packs=num_packs(own.stream, settings.max_packs))
+            for own in data.values()
+        ]
+        self._asked = []
+        if settings.answers:
+            self._asked = [
+                Asked(
+                    name=name,
+                    index=own.sources[0].index,
+                    frames=_once(ranks, partial(tagged_frames, own.sources[0].index, settings.answers)),
+                )
+                for name, own in data.items()
+            ]
+        for asked in self._asked:
+            if not asked.frames:
+                raise ConfigError(
+                    f"validation.answers: got {settings.answers} frames of {asked.name!r}, which has no tagged "
+                    "question, expected DriveLM's test form; write the shards with `--form test` or `--form both`"
+                )
+
+    def notes(self) -> list[str]:
+        """Lines that say what will be looked at."""
+        lines = [
+            f"validation: {held.source.name}: {held.packs} packs of {len(held.source.index)} frames"
+            for held in self._held_out
+        ]
+        return lines + [f"validation: {asked.name}: answers to {len(asked.frames)} frames" for asked in self._asked]
+
+    def is_due(self, step: int) -> bool:
+        """Whether to look after a step."""
+        every = self._recipe.validation.every
+        return bool(self._held_out) and (step == self._recipe.steps or (every > 0 and step % every == 0))
+
+    def look(self, engine: Engine, step: int, logger: Logger, beat: Callable[[str], None]) -> dict[str, float]:
+        """Metrics by name; to be called on all ranks.
+
+        Args:
+            engine: whose model is judged.
+            logger: gets the pictures.
+            beat: takes what is being done.
+        """
+        assert self._ranks is not None, "made for its notes alone"
+        values = held_out_losses(self._held_out, self._stage, engine, self._ranks, engine.device, beat)
+        if self._asked:
+            assert isinstance(self._stage, VlmStage), "load_recipe checks which stages answer"
+            scores, pictures = answer_scores(self._asked, self._stage, engine, self._ranks, beat)
+            values |= scores
+            for picture in pictures:
+                logger.picture(step, picture.name, picture.image, picture.caption)
+        return values
+
+    def score(self, values: dict[str, float]) -> float | None:
+        """The number that is highest at the best checkpoint, of what `look` gave; None where it was not measured."""
+        best = self._recipe.validation.best
+        value = values.get(f"validation/{best}")
+        return None if value is None else (-value if best == "loss" else value)
+
+
+def _once(ranks: Ranks | None, act: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
+    return act() if ranks is None else ranks.on_main(act)
+
+
+def _data(
+    recipe: Recipe, section: DatasetSection, text: TextSettings | None, ranks: Ranks | None, cost: CostModel
+) -> Data:
+    """One dataset, in an order that no setting of training but the limits decides."""
+    data = replace(recipe.data, datasets=(replace(section, weight=1.0),))
+    return make_data(replace(recipe, seed=0, data=data), text, ranks, cost)
