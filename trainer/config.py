@@ -103,9 +103,6 @@ def _check(recipe: Recipe) -> list[str]:
         "keep": recipe.keep,
         "coordinate_weight": recipe.coordinate_weight,
         "log_every": recipe.log_every,
-        "max_skipped": recipe.max_skipped,
-        "profile.start": recipe.profile.start,
-        "validation.max_new_tokens": recipe.validation.max_new_tokens,
         "distill.last_k": distill.last_k,
         "distill.temperature": distill.temperature,
         "distill.codebook_size": distill.codebook_size,
@@ -121,12 +118,6 @@ def _check(recipe: Recipe) -> list[str]:
         "seed": recipe.seed,
         "image_log_every": recipe.image_log_every,
         "checkpoint_every": recipe.checkpoint_every,
-        "hang_after": recipe.hang_after,
-        "device_peak_tflops": recipe.device_peak_tflops,
-        "profile.steps": recipe.profile.steps,
-        "validation.every": recipe.validation.every,
-        "validation.max_packs": recipe.validation.max_packs,
-        "validation.answers": recipe.validation.answers,
         "data.workers": data.workers,
         "data.cache_gib": data.cache_gib,
         "optim.warmup": optim.warmup,
@@ -253,7 +244,22 @@ def _check_targets(recipe: Recipe, cached: Sequence[bool]) -> list[str]:
 
 def _check_watching(recipe: Recipe) -> list[str]:
     validation = recipe.validation
+    positive = {
+        "max_skipped": recipe.max_skipped,
+        "profile.start": recipe.profile.start,
+        "validation.max_new_tokens": validation.max_new_tokens,
+    }
+    not_negative = {
+        "hang_after": recipe.hang_after,
+        "device_peak_tflops": recipe.device_peak_tflops,
+        "profile.steps": recipe.profile.steps,
+        "validation.every": validation.every,
+        "validation.max_packs": validation.max_packs,
+        "validation.answers": validation.answers,
+    }
     problems = _check_names("validation", validation.datasets)
+    problems += [f"{name}: got {value}, expected more than 0" for name, value in positive.items() if not value > 0]
+    problems += [f"{name}: got {value}, expected 0 or more" for name, value in not_negative.items() if not value >= 0]
     if recipe.hang_after >= TIMEOUT.total_seconds():
         problems.append(
             f"hang_after: got {recipe.hang_after:g} s, expected less than the time-out of collectives, "
