@@ -31,7 +31,8 @@ class CostModel:
             squares: sum of the squares of the segments' tokens.
             tiles: of the frame.
         """
-        pairs = prefix.astype(float) ** 2 / 2 + prefix.astype(float) * segments + squares / 2
+        prefix, segments, squares, tiles = (counts.astype(float) for counts in (prefix, segments, squares, tiles))
+        pairs = prefix**2 / 2 + prefix * segments + squares / 2
         return self.token * (prefix + segments) + self.tile * tiles + self.pair * pairs
 
 

@@ -308,6 +308,13 @@ def _cost(pack, mixture, cost):
     return total
 
 
+def test_flops_of_a_full_size_model_fit_the_cost_of_a_visit():
+    counts = [np.array([n], np.int32) for n in (3380, 2400, 190_000, 13)]
+    flops = CostModel(token=9_670_000_000, tile=2_190_106_460_160, pair=589_824)
+    expected = 9_670_000_000 * 5780 + 2_190_106_460_160 * 13 + 589_824 * (3380**2 / 2 + 3380 * 2400 + 95_000)
+    assert flops.visits(*counts)[0] == pytest.approx(expected, rel=1e-12)
+
+
 def test_a_vision_job_shows_each_sample_once_within_the_tile_limit():
     sizes = [SampleSize(prefix_tokens=0, question_tokens=(), tiles=n) for n in (3, 4, 10, 1, 11, 0, 2, 2, 5)]
     mixture = [MixtureEntry(sizes=SizeTable.of(sizes))]
