@@ -10,7 +10,7 @@ from tests.helpers.stages import write_recipe
 from trainer.config import load_recipe
 from trainer.data import make_data
 from trainer.ds_config import load_ds_config, resolve
-from trainer.engine import Engine, Partition, whole_parameters
+from trainer.engine import Engine, Partition, parameters_everywhere
 from trainer.loop import train_step
 from trainer.stages import make_stage
 
@@ -35,7 +35,8 @@ def _after_a_step(ranks, path: Path, overrides: list[str], *, leaves: bool) -> t
     weight = ranks.sum([sum(map(stage.weight, batches))])[0]
     torch.manual_seed(11 + ranks.rank)
     train_step(stage, engine, batches, weight=weight, world_size=2)
-    return {name: value.clone() for name, value in whole_parameters(stage.model)}, len(runs)
+    names = [name for name, _ in stage.model.named_parameters()]
+    return dict(zip(names, (value.clone() for value in parameters_everywhere(stage.model)), strict=True)), len(runs)
 
 
 def _check(ranks, path: Path) -> None:

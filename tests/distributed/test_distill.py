@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 
-from tests.helpers.dist import CPU_ZERO3, losses, on_ranks, train
+from tests.helpers.dist import CPU_ZERO3, losses, on_ranks
+from tests.helpers.forked import train
 from tests.helpers.paths import ROOT
 from tests.helpers.stages import make_teacher_vlm, write_recipe
 from trainer.config import load_recipe

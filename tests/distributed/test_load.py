@@ -16,7 +16,8 @@ from models.presets import vision_config, vlm_preset
 from models.saving import save_model
 from models.vision import TowerFeatures, patch_features
 from models.vlm import build_vision, build_vlm, load_vision, load_vlm
-from tests.helpers.dist import CPU_ZERO3, on_ranks, start_ranks, train, wait_ranks
+from tests.helpers.dist import CPU_ZERO3, on_fresh_ranks, start_ranks, wait_ranks
+from tests.helpers.forked import train
 from tests.helpers.stages import write_recipe
 from trainer import dist
 from trainer.config import load_recipe
@@ -159,7 +160,7 @@ def checked(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_file(state, root / kind / "model.safetensors", metadata={"format": "pt"})
     recipe = write_recipe(world, "align", root / "run", model={"projector": "linear", "vision": "tiny-student"})
     recipe.rename(root / "align.yaml")
-    on_ranks(_run_checks, root)
+    on_fresh_ranks(_run_checks, root)
     return root
 
 

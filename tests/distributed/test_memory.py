@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.dist import CPU_ZERO3, on_ranks
+from tests.helpers.dist import CPU_ZERO3, on_fresh_ranks
 from trainer.bench.packs import random_batches
 from trainer.bench.settings import BenchSettings, bench_recipe, pack_settings
 from trainer.ds_config import load_ds_config, resolve, zero_stage
@@ -62,4 +62,4 @@ def _check(ranks) -> None:
 
 
 def test_state_is_what_was_estimated_for_every_zero_stage():
-    on_ranks(_check)
+    on_fresh_ranks(_check)

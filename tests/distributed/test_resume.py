@@ -12,8 +12,8 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from tests.helpers.dist import TIMEOUT_S, launcher, losses, on_forked_ranks, start_ranks, train, wait_ranks
-from tests.helpers.forked import fork_ranks, join_ranks
+from tests.helpers.dist import TIMEOUT_S, launcher, losses, on_ranks, start_ranks, wait_ranks
+from tests.helpers.forked import fork_ranks, join_ranks, train
 from tests.helpers.stages import write_recipe
 from trainer.resume import StoredCheckpoints
 
@@ -101,7 +101,7 @@ def _order(run_dir: Path) -> dict[int, list]:
 def test_every_damaged_file_of_two_ranks_is_refused_by_name_and_the_former_checkpoint_used(world, straight):
     root = shutil.copytree(straight / "checkpoints", world / "flipped")
     shutil.rmtree(root / "step-000006")
-    on_forked_ranks(_flip_each_file, root)
+    on_ranks(_flip_each_file, root)
 
 
 def _flip_each_file(ranks, root: Path) -> None:

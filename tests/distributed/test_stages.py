@@ -11,7 +11,8 @@ from transformers import AutoModelForImageTextToText, InternVLVisionModel
 from data_shards.chat import IMAGE_TOKEN
 from models.presets import vision_config
 from models.vlm import build_vision, join_vlm, load_language, load_vision, load_vlm
-from tests.helpers.dist import launch, losses, train
+from tests.helpers.dist import launch, losses
+from tests.helpers.forked import train
 from tests.helpers.stages import write_recipe
 from trainer.stages.sources import tokenizer_from
 

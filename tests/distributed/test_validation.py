@@ -12,7 +12,8 @@ from data_shards.read import read_frame
 from data_shards.sources.drivelm_select import references_json
 from data_shards.write import write_shards
 from models.vlm import load_vlm
-from tests.helpers.dist import losses, train
+from tests.helpers.dist import losses
+from tests.helpers.forked import train
 from tests.helpers.stages import driving_frames, write_recipe
 from trainer.config import load_recipe
 from trainer.data import make_data

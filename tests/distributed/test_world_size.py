@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers.dist import on_forked_ranks
+from tests.helpers.dist import on_ranks
 from trainer.checkpoint import Checkpoints
 from trainer.engine import Engine
 from trainer.optim import ParamGroup
@@ -114,6 +114,6 @@ def check_restored(engine: Engine, expected: Dump, step: int) -> None:
 
 
 def test_one_rank_two_ranks_one_rank(tmp_path):
-    on_forked_ranks(part, tmp_path, 0, 3, world=1)
-    on_forked_ranks(part, tmp_path, 3, 5, world=2)
-    on_forked_ranks(part, tmp_path, 5, 6, world=1)
+    on_ranks(part, tmp_path, 0, 3, world=1)
+    on_ranks(part, tmp_path, 3, 5, world=2)
+    on_ranks(part, tmp_path, 5, 6, world=1)

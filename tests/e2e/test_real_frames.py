@@ -17,7 +17,7 @@ from data_shards.tiling import tile_images
 from models.attention import pack_layout
 from models.vision import normalise_tiles
 from models.vlm import PackedVLM, load_vlm
-from tests.helpers.dist import train
+from tests.helpers.forked import train
 from tests.helpers.paths import DRIVELM_SAMPLE, ROOT, needs_drivelm_sample
 from trainer.evaluate.submission import reference_questions
 from trainer.preprocessing import read_preprocessing

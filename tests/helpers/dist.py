@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.multiprocessing as mp
 
 from tests.helpers.paths import ROOT
@@ -62,13 +63,6 @@ def wait_ranks(ranks: list[subprocess.Popen]) -> tuple[list[int], str]:
     return [rank.returncode for rank in ranks], "\n".join(output)
 
 
-def train(arguments: Sequence[str], world: int = 2) -> str:
-    """Run a stage to its end, and return its output; fails the test where a rank does not exit with 0."""
-    statuses, output = wait_ranks(start_ranks(arguments, world))
-    assert statuses == [0] * world, output
-    return output
-
-
 def launch(arguments: Sequence[str], world: int = 2) -> subprocess.CompletedProcess:
     """The command a user types: the deepspeed launcher with two ranks, no environment set."""
     with launcher(arguments, world) as process:
@@ -91,14 +85,17 @@ def launcher(arguments: Sequence[str], world: int = 2) -> subprocess.Popen:
 
 
 def on_ranks(function: Callable[..., Any], *arguments: Any, world: int = 2) -> None:
-    """Call `function(ranks, *arguments)` in `world` new processes that form a process group."""
-    mp.spawn(_in_group, (world, free_port(), function, arguments), nprocs=world)
+    """Call `function(ranks, *arguments)` in `world` processes that form a process group.
 
-
-def on_forked_ranks(function: Callable[..., Any], *arguments: Any, world: int = 2) -> None:
-    """As `on_ranks`, in processes forked from one that has imported everything: the second call starts at once."""
+    They are forked from one that has imported everything, so that only the first call waits for that.
+    """
     mp.get_context("forkserver").set_forkserver_preload(["tests.helpers.rank_main"])
     mp.start_processes(_in_group, (world, free_port(), function, arguments), nprocs=world, start_method="forkserver")
+
+
+def on_fresh_ranks(function: Callable[..., Any], *arguments: Any, world: int = 2) -> None:
+    """As `on_ranks`, in new processes, which have used no memory yet."""
+    mp.spawn(_in_group, (world, free_port(), function, arguments), nprocs=world)
 
 
 def losses(run_dir: Path) -> dict[int, float]:
@@ -116,6 +113,7 @@ def _in_group(rank: int, world: int, port: int, function: Callable[..., Any], ar
         MASTER_PORT=str(port),
         DS_ACCELERATOR="cpu",
     )
+    torch.set_num_threads(1)
     ranks = dist.init()
     function(ranks, *arguments)
     ranks.sum([0.0])

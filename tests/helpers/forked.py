@@ -2,6 +2,7 @@
 
 import importlib
 import multiprocessing as mp
+import tempfile
 from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,6 +24,16 @@ def fork_ranks(arguments: Sequence[str], log: Path, world: int = 2, config: Path
         ranks.append(context.Process(target=_run, args=(environment, command, log)))
         ranks[-1].start()
     return ranks
+
+
+def train(arguments: Sequence[str], world: int = 2) -> str:
+    """Run a stage to its end, and return its output; fails the test where a rank does not exit with 0."""
+    with tempfile.TemporaryDirectory() as directory:
+        log = Path(directory) / "log"
+        statuses = join_ranks(fork_ranks(arguments, log, world))
+        output = log.read_text()
+    assert statuses == [0] * world, output
+    return output
 
 
 def join_ranks(ranks: Sequence[BaseProcess], timeout_s: float = TIMEOUT_S) -> list[int | None]:

@@ -13,7 +13,7 @@ import deepspeed  # noqa: E402, F401
 from transformers.models.internvl import modeling_internvl  # noqa: E402, F401
 from transformers.models.llama import modeling_llama  # noqa: E402, F401
 
-from trainer.run import _leave, main  # noqa: E402
+from trainer.run import leave, main  # noqa: E402
 
 
 def run(environment: Mapping[str, str], arguments: Sequence[str], log: Path) -> None:
@@ -22,4 +22,4 @@ def run(environment: Mapping[str, str], arguments: Sequence[str], log: Path) -> 
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, sys.stdout.fileno())
     os.dup2(descriptor, sys.stderr.fileno())
-    _leave(main(arguments))
+    leave(main(arguments))
