@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.helpers.dist import CPU_ZERO3, on_ranks
 from trainer.ds_config import load_ds_config
-from trainer.engine import Engine
+from trainer.engine import Engine, parameters_everywhere
 from trainer.optim import ParamGroup
 from trainer.watchdog import Watchdog
 
@@ -56,7 +56,7 @@ def _step(engine: Engine, rank: int, number: int, factor: float = 1.0) -> dict[s
 
 
 def _state(engine: Engine) -> list[torch.Tensor]:
-    weights = [value.float() for value in engine.state_dict(engine.module, keep=True).values()]
+    weights = [value.float() for value in parameters_everywhere(engine.module)]
     inner = getattr(engine._engine.optimizer, "optimizer", engine._engine.optimizer)
     states = [value for one in inner.state.values() for value in one.values() if isinstance(value, torch.Tensor)]
     return [tensor.clone() for tensor in (*weights, *states)]
