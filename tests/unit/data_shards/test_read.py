@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from data_shards import read
 from data_shards.index import load_index
 from data_shards.read import MAX_IMAGE_BYTES, MAX_RECORD_BYTES, BadSample, read_frame, unknown_members
-from data_shards.remote import RemoteIndex
 from data_shards.schema import frame_to_json
 from data_shards.storage import LocalFiles
 from tests.helpers.frames import camera_frames, write_dataset
@@ -186,7 +186,7 @@ def test_a_shard_name_cannot_leave_the_directory(tmp_path):
         read_frame(index, 0)
 
 
-def test_a_frame_is_read_in_one_piece(dataset):
+def test_a_frame_is_read_in_one_piece(dataset, monkeypatch):
     index = load_index(dataset)
     reads = []
 
@@ -195,9 +195,9 @@ def test_a_frame_is_read_in_one_piece(dataset):
             reads.append((name, size))
             return super().read(name, offset, size)
 
-    watched = RemoteIndex(root=index.root, samples=index.samples, storage=Watched(index.root))
-    assert read_frame(watched, 4) == FRAMES[4]
-    assert read_frame(watched, 4, with_images=False).questions == FRAMES[4].questions
+    monkeypatch.setattr(read, "storage_of", lambda index: Watched(index.root))
+    assert read_frame(index, 4) == FRAMES[4]
+    assert read_frame(index, 4, with_images=False).questions == FRAMES[4].questions
     assert [name for name, _ in reads] == ["shard-000001.tar"] * 2
     assert reads[1][1] == index.samples[4].members["json"].size < reads[0][1]
 

@@ -137,7 +137,7 @@ def test_a_file_cut_after_its_header_was_read_is_refused(tmp_path):
     reader = ShardedReader(tmp_path)
     file = tmp_path / SINGLE_FILE
     file.write_bytes(file.read_bytes()[:-4])
-    with pytest.raises(WeightsFileError, match="tensor 'a': got 76 bytes, expected 80"):
+    with pytest.raises(WeightsFileError, match="got 76 bytes at byte 96, expected 80"):
         reader.tensor("a")
 
 
