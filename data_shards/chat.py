@@ -46,10 +46,10 @@ class ChatTemplate:
 
     def jinja(self) -> str:
         """The same template for `tokenizer.chat_template`; an image item becomes one image token and a newline."""
-        turn_break = json.dumps(self.turn_break)
+        turn_break, opening = (json.dumps(text, ensure_ascii=False) for text in (self.turn_break, self.opening()))
         image, text = f"{{{{ '{IMAGE_TOKEN}\\n' }}}}", "{{ item['text'] }}"
         return (
-            f"{{% if not messages or messages[0]['role'] != 'system' %}}{{{{ {json.dumps(self.opening())} }}}}"
+            f"{{% if not messages or messages[0]['role'] != 'system' %}}{{{{ {opening} }}}}"
             f"{{% else %}}{{{{ '{BEGIN}' }}}}{{% endif %}}"
             "{% for message in messages %}"
             f"{{{{ '{TURN_START}' + message['role'] + '\\n' }}}}"

@@ -196,11 +196,17 @@ def _question(item: Any, where: str) -> Question:
 
 def _history(turns: Any, where: str) -> tuple[tuple[str, str], ...]:
     sound = isinstance(turns, list) and all(
-        isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn) for turn in turns
+        isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) and _is_text(text) for text in turn)
+        for turn in turns
     )
     if not sound:
         raise SchemaError(f"{where}: field 'history': got {str(turns)[:60]}, expected a list of [question, answer]")
     return tuple((question, answer) for question, answer in turns)
+
+
+def _is_text(value: str) -> bool:
+    """Whether UTF-8 can write it; an escape in JSON may be half of a surrogate pair, which no tokenizer takes."""
+    return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _typed(record: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
@@ -208,4 +214,6 @@ def _typed(record: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
     if not isinstance(value, kind):
         got = "nothing" if name not in record else type(value).__name__
         raise SchemaError(f"{where}: field {name!r}: got {got}, expected {kind.__name__}")
+    if isinstance(value, str) and not _is_text(value):
+        raise SchemaError(f"{where}: field {name!r}: got half of a surrogate pair in {value!r:.60}, expected text")
     return value

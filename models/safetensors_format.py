@@ -158,7 +158,9 @@ def parse_json(file: Path, text: bytes) -> dict[str, Any]:
 
     try:
         content = json.loads(text, object_pairs_hook=unique)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except WeightsFileError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise WeightsFileError(f"{file}: got no JSON ({error}), expected a JSON object; copy it again") from error
     if not isinstance(content, dict):
         raise WeightsFileError(f"{file}: got JSON that is no object, expected one; copy it again")

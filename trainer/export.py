@@ -19,6 +19,7 @@ from data_shards.tokenizer import TokenizerError, load_tokenizer
 from models.blanks import stored_vlm
 from models.convert import convert
 from models.convert.configs import EXTRAS
+from models.directories import to_be_made
 from models.loading import Blank, model_architectures
 from models.projector import LinearProjectorVLM
 from models.vlm import tile_side
@@ -70,7 +71,7 @@ def export(
     shard_bytes = size_in_bytes(max_shard_size)
     model_dir = source / "model" if (source / "model").is_dir() else source
     custom = _check_architecture(model_dir, allow_custom, to)
-    _check_free(out_dir)
+    out_dir = to_be_made(out_dir, ExportError)
     parts = _read_parts(model_dir, recipe, custom=custom)
     chosen = getattr(torch, dtype) if dtype else None
 
@@ -182,13 +183,6 @@ def _check_architecture(model_dir: Path, allow_custom: bool, to: str) -> bool:
             f"{InternVLForConditionalGeneration.__name__}; name a run of the stage align or finetune"
         )
     return custom
-
-
-def _check_free(out_dir: Path) -> None:
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise ExportError(
-            f"{out_dir}: got a path in use, expected none or an empty directory; name another or remove it"
-        )
 
 
 def _tokenizer(model_dir: Path) -> PreTrainedTokenizerFast:

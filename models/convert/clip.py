@@ -35,12 +35,15 @@ def student_config(values: Mapping[str, Any], file: Path) -> tuple[InternVLVisio
     """The student's configuration and CLIP's, from the config.json of a whole CLIP model or of its vision tower.
 
     Raises:
-        ConvertError: a configuration that is none of CLIP's, or one whose patches are not square.
+        ConvertError: a configuration that is none of CLIP's, or one whose sizes are not single numbers.
     """
     inner = values.get("vision_config", values)
     if not isinstance(inner, Mapping):
         raise ConvertError(f"{file}: field 'vision_config': got {inner!r:.80}, expected an object")
     clip = stock_config(CLIPVisionConfig, inner, file)
+    for name in ("image_size", "patch_size"):
+        if not isinstance(getattr(clip, name), int):
+            raise ConvertError(f"{file}: field '{name}': got {getattr(clip, name)!r}, expected one number")
     student = stock_config(
         InternVLVisionConfig,
         {

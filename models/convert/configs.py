@@ -4,7 +4,7 @@ A field that is absent has the default of OpenGVLab's own configuration class, w
 a tower without `norm_type` has RMSNorm, and a language model without `bias` has biases in its attention.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -31,6 +31,24 @@ CHAT_FIELDS: Mapping[str, Any] = MappingProxyType(
     }
 )
 """What OpenGVLab's code reads and transformers does not, with Mini-InternVL's values."""
+
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+    "num_channels",
+    "image_size",
+    "patch_size",
+)
+"""Fields of stock configurations that are numbers from 1 on, or lists of such."""
+
+MIN_DOWNSAMPLE = 0.01
+"""Below it, a token would join more than 10,000 patches."""
 
 EXTRAS = "opengvlab"
 """Where a transformers configuration keeps the source's `CHAT_FIELDS`."""
@@ -77,12 +95,27 @@ def stock_config(cls: type[C], values: Mapping[str, Any], file: Path) -> C:
     """A stock configuration with these values.
 
     Raises:
-        ConvertError: the class refuses them.
+        ConvertError: the class refuses them, or a size is below 1, which it does not look at.
     """
     try:
-        return cls(**values)
-    except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
+        config = cls(**values)
+    except (StrictDataclassError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise ConvertError(f"{file}: got values that {cls.__name__} refuses: {error}") from error
+    if wrong := list(_small_sizes(config)):
+        raise ConvertError(f"{file}: {'; '.join(wrong)}")
+    return config
+
+
+def _small_sizes(config: PreTrainedConfig, place: str = "") -> Iterator[str]:
+    for name in _SIZES:
+        value = getattr(config, name, 1)
+        sizes = value if isinstance(value, (list, tuple)) else [1 if value is None else value]
+        if not sizes or min(sizes) < 1:
+            yield f"field '{place}{name}': got {value}, expected at least 1"
+    for name in config.sub_configs:
+        part = getattr(config, name, None)
+        if isinstance(part, PreTrainedConfig):
+            yield from _small_sizes(part, f"{place}{name}.")
 
 
 def read_vision(fields: Fields, file: Path) -> InternVLVisionConfig:
@@ -147,6 +180,7 @@ def read_language(fields: Fields, file: Path) -> LlamaConfig:
         scaling = fields.inside("rope_scaling")
         rope |= {"rope_type": scaling.get("type", str), "factor": float(scaling.get("factor", float))}
         scaling.expect(rope["rope_type"] in ("linear", "dynamic"), "type", "linear or dynamic")
+        scaling.expect(rope["factor"] >= 1, "factor", "a number from 1 on")
     values = {
         "vocab_size": fields.get("vocab_size", int, 103168),
         "hidden_size": width,
@@ -177,11 +211,12 @@ def read_chat(fields: Fields, file: Path, image_token_id: int) -> InternVLConfig
     """
     vision_fields, text_fields = fields.inside("vision_config"), fields.inside("llm_config")
     known = ["InternLM2ForCausalLM"]
-    text_fields.expect(text_fields.values.get("architectures") == known, "architectures", f"{known}")
+    only = f"{known}: no other language model has rules here"
+    text_fields.expect(text_fields.values.get("architectures") == known, "architectures", only)
     version = fields.get("ps_version", str, "v1")
     fields.expect(version == "v2", "ps_version", "v2, the only pixel shuffle that transformers has")
     ratio = fields.get("downsample_ratio", float, 0.5)
-    fields.expect(0 < ratio <= 1, "downsample_ratio", "a number in (0, 1]")
+    fields.expect(MIN_DOWNSAMPLE <= ratio <= 1, "downsample_ratio", f"a number from {MIN_DOWNSAMPLE} to 1")
     for lora in ("use_backbone_lora", "use_llm_lora"):
         fields.expect(not fields.values.get(lora), lora, "0: merge the adapter into the weights first")
     size = vision_fields.values.get("image_size", 224)

@@ -13,6 +13,7 @@ from models.convert.errors import ConvertError
 from models.convert.plan import Plan, check_tensors, main_dtype, plan_conversion
 from models.convert.source import Source, open_source
 from models.convert.tokenizer_files import COPIED, SENTENCEPIECE
+from models.directories import to_be_made
 from models.sharded_safetensors import ShardedWriter
 
 SHARD_BYTES = 1_000_000_000
@@ -46,8 +47,7 @@ def convert(
             do not fit together.
         WeightsFileError: weights that are damaged.
     """
-    if out_dir.exists() and not (out_dir.is_dir() and not any(out_dir.iterdir())):
-        raise ConvertError(f"{out_dir}: got a path in use, expected none or an empty directory; choose another name")
+    out_dir = to_be_made(out_dir, ConvertError)
     opened = open_source(source, allow_pickle=allow_pickle)
     plan = plan_conversion(opened, to)
     check_tensors(opened, plan)

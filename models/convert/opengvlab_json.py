@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import InternVLConfig, InternVLVisionConfig, LlamaConfig
 
-from models.convert.configs import CHAT_FIELDS, EXTRAS, IMAGE_TOKEN_FIELD, STOCK_QK_NORM_EPS
+from models.convert.configs import CHAT_FIELDS, EXTRAS, IMAGE_TOKEN_FIELD, MIN_DOWNSAMPLE, STOCK_QK_NORM_EPS
 from models.convert.errors import ConvertError
 
 
@@ -113,23 +113,25 @@ def chat_json(config: InternVLConfig, file: Path) -> dict[str, Any]:
             f"{file}: fields 'vision_config.model_type' and 'text_config.model_type': got {kinds}, expected "
             "['internvl_vision', 'llama']; other towers and language models have no rules"
         )
-    strategy = config.vision_feature_select_strategy
+    strategy, ratio = config.vision_feature_select_strategy, config.downsample_ratio
+    extras = getattr(config, EXTRAS, None) or {}
     _check(
         file,
         {
             "projector_hidden_act": (config.projector_hidden_act == "gelu", config.projector_hidden_act, "gelu"),
             "vision_feature_select_strategy": (strategy == "default", strategy, "default"),
             "vision_feature_layer": (isinstance(config.vision_feature_layer, int), "a list", "one layer"),
+            "downsample_ratio": (MIN_DOWNSAMPLE <= ratio <= 1, ratio, f"a number from {MIN_DOWNSAMPLE} to 1"),
+            EXTRAS: (isinstance(extras, dict), extras, "an object"),
         },
     )
     vision_values = vision_json(vision, file)
-    extras = getattr(config, EXTRAS, None) or {}
     return {
         "architectures": ["InternVLChatModel"],
         "model_type": "internvl_chat",
         "vision_config": vision_values,
         "llm_config": language_json(text, file, tied=config.tie_word_embeddings),
-        "downsample_ratio": config.downsample_ratio,
+        "downsample_ratio": ratio,
         "force_image_size": vision_values["image_size"],
         "ps_version": "v2",
         "select_layer": config.vision_feature_layer,

@@ -60,7 +60,8 @@ def plan_conversion(source: Source, to: str) -> Plan:
     model_type = source.config.get("model_type")
     architectures = source.config.get("architectures") or []
     kind = KINDS.get(model_type) if isinstance(model_type, str) else None
-    if kind is None or not set(architectures) <= set(kind.architectures):
+    named = set(map(str, architectures)) if isinstance(architectures, list) else {repr(architectures)}
+    if kind is None or not named <= set(kind.architectures):
         known = "; ".join(f"{name} ({', '.join(kind.architectures)})" for name, kind in KINDS.items())
         raise ConvertError(
             f"{source.config_file}: fields 'model_type' and 'architectures': got {model_type!r} and {architectures}, "

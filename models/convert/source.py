@@ -132,7 +132,8 @@ def _bin_files(path: Path) -> list[Path]:
     index = path / BIN_INDEX
     if not index.is_file():
         return []
-    shards = sorted({str(name) for name in parse_json(index, index.read_bytes()).get("weight_map", {}).values()})
+    weight_map = parse_json(index, index.read_bytes()).get("weight_map")
+    shards = sorted({str(name) for name in weight_map.values()}) if isinstance(weight_map, dict) else []
     wrong = [name for name in shards if Path(name).name != name or not (path / name).is_file()]
     if wrong or not shards:
         raise ConvertError(f"{index}: field 'weight_map': got {wrong or 'no files'}, expected files beside the index")
@@ -146,6 +147,14 @@ def _load_bin(file: Path) -> dict[str, torch.Tensor]:
     except _LOAD_ERRORS as error:
         text = " ".join(str(error).split())
         raise ConvertError(f"{file}: torch.load with weights_only refuses it: {text:.300}; use safetensors") from error
-    if not isinstance(content, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
-        raise ConvertError(f"{file}: got something else than tensors by name, expected a state dict; use safetensors")
+    if not isinstance(content, dict) or not all(map(_is_plain, content.keys(), content.values())):
+        raise ConvertError(
+            f"{file}: got something else than plain tensors by name, expected a state dict; use safetensors"
+        )
     return content
+
+
+def _is_plain(name: Any, tensor: Any) -> bool:
+    """Whether it is a tensor that has its numbers one after the other, under a name."""
+    stored = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and not tensor.is_meta
+    return stored and isinstance(name, str)

@@ -1,13 +1,15 @@
 """A checkpoint's directory in, what its tokenizer files say about token ids out; no code of the checkpoint is run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sentencepiece
 
 from models.convert.errors import ConvertError
 from models.safetensors_format import parse_json
+
+C = TypeVar("C", list[Any], dict[str, Any])
 
 IMAGE_TOKEN = "<IMG_CONTEXT>"
 SENTENCEPIECE = "tokenizer.model"
@@ -35,8 +37,10 @@ def token_ids(directory: Path) -> dict[str, int]:
     """
     ids: dict[str, int] = {}
     for file, token, number in _tokens(directory):
-        if not isinstance(token, str) or not isinstance(number, int):
-            raise ConvertError(f"{file}: got token {token!r} with id {number!r}, expected a text and a number")
+        if not isinstance(token, str) or type(number) is not int or number < 0:
+            raise ConvertError(
+                f"{file}: got token {token!r} with id {number!r}, expected a text and a number from 0 on"
+            )
         if ids.setdefault(token, number) != number:
             raise ConvertError(
                 f"{file}: token {token!r}: got id {number}, expected {ids[token]} as in another tokenizer file of "
@@ -70,17 +74,30 @@ def _tokens(directory: Path) -> Iterator[tuple[Path, Any, Any]]:
         vocab = model.get("vocab") if isinstance(model, dict) else None
         for token, number in vocab.items() if isinstance(vocab, dict) else ():
             yield file, token, number
-        for entry in content.get("added_tokens") or ():
-            yield file, entry.get("content"), entry.get("id")
+        for entry in _field(file, content, "added_tokens", list):
+            yield file, *_named(entry, "content", "id")
     file = directory / "added_tokens.json"
     if file.is_file():
         for token, number in parse_json(file, file.read_bytes()).items():
             yield file, token, number
     file = directory / "tokenizer_config.json"
     if file.is_file():
-        decoder = parse_json(file, file.read_bytes()).get("added_tokens_decoder") or {}
+        decoder = _field(file, parse_json(file, file.read_bytes()), "added_tokens_decoder", dict)
         for number, entry in decoder.items():
-            yield file, entry.get("content"), int(number)
+            yield file, *_named(entry, "content"), int(number) if number.isdecimal() else number
+
+
+def _field(file: Path, content: Mapping[str, Any], name: str, kind: type[C]) -> C:
+    """A list or an object in a file; empty where it is absent or null."""
+    value = content.get(name)
+    if value is not None and not isinstance(value, kind):
+        raise ConvertError(f"{file}: field '{name}': got {value!r:.80}, expected a {kind.__name__}; copy it again")
+    return kind() if value is None else value
+
+
+def _named(entry: Any, *names: str) -> list[Any]:
+    """These fields of an entry; None for each that is not there."""
+    return [entry.get(name) if isinstance(entry, dict) else None for name in names]
 
 
 def _last_piece(file: Path) -> tuple[str, int]:

@@ -173,6 +173,18 @@ def test_the_jinja_template_writes_the_same_prompt(tokenizer, template):
     assert text == written(template, views, "Why?", "").removesuffix("<|im_end|>")
 
 
+@pytest.mark.parametrize("system", ["Drive \U0001f697.", "\u65e5\u672c \u2028", "\"{{ x }}\" {% if %} \\ 'y'\n#}"])
+@pytest.mark.parametrize("make", [internlm2_chat, chatml])
+def test_the_jinja_template_writes_any_system_message(tokenizer, system, make):
+    template = make(system=system)
+    messages = [{"role": "user", "content": "Why?"}]
+    text = tokenizer.apply_chat_template(
+        messages, chat_template=template.jinja(), tokenize=False, add_generation_prompt=True
+    )
+    assert text == f"{template.opening()}<|im_start|>user\n{template.question('Why?')}"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
 def test_the_jinja_template_lets_a_system_message_replace_the_default(tokenizer):
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     text = tokenizer.apply_chat_template(messages, chat_template=TEMPLATES[1].jinja(), tokenize=False)

@@ -64,6 +64,15 @@ def test_other_member_names_are_no_images(suffix):
             ({"questions": [{"question": "?", "answer": "!", "type": "general", "tag": [], "history": h}]}, "history")
             for h in ("x", [["a"]], [["a", 1]], ["ab"], None)
         ),
+        ({"questions": [{"question": "\ud83d", "answer": "!", "type": "general", "tag": []}]}, "surrogate"),
+        (
+            {
+                "questions": [
+                    {"question": "?", "answer": "!", "type": "general", "tag": [], "history": [["", "\ude97"]]}
+                ]
+            },
+            "history",
+        ),
         ({"scene": 3}, "scene"),
         ({"key_object_infos": {"<c1>": 1}}, "<c1>"),
     ],

@@ -119,6 +119,21 @@ def test_a_tower_that_lacks_a_tensor_is_refused(tmp_path):
     assert not (tmp_path / "dst").exists()
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("image_size", [336, 336], r"'image_size': got \[336, 336\], expected one number"),
+        ("patch_size", [56, 56], r"'patch_size': got \[56, 56\], expected one number"),
+        ("patch_size", 0, "'patch_size': got 0, expected at least 1"),
+    ],
+)
+def test_sizes_that_a_student_cannot_have_are_refused_by_field(tmp_path, field, value, said):
+    clip = clip_tower(**BLOCK)
+    write(tmp_path / "src", names_without_prefix(clip.state_dict()), clip.config.to_dict() | {field: value})
+    with pytest.raises(ConvertError, match=said):
+        convert(tmp_path / "src", tmp_path / "dst")
+
+
 def test_clip_is_not_written_in_opengvlab_layout(tmp_path):
     clip = clip_tower(**BLOCK)
     write(tmp_path / "src", names_without_prefix(clip.state_dict()), clip.config.to_dict())

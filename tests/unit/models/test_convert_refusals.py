@@ -108,6 +108,8 @@ def test_tied_embeddings_that_are_mis_set_are_named(source, capsys, kind, fields
         ({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}, "got 'qwen2' and ['Qwen2ForCausalLM']"),
         ({"model_type": ["x"]}, "got ['x']"),
         ({"architectures": ["InternVisionModelForSomething"]}, "['InternVisionModelForSomething'], expected one of"),
+        ({"architectures": 3}, "got 'intern_vit_6b' and 3, expected one of"),
+        ({"architectures": [["x"]]}, "and [['x']], expected one of"),
     ],
 )
 def test_another_architecture_is_refused(source, capsys, fields, said):
@@ -129,6 +131,12 @@ def test_another_architecture_is_refused(source, capsys, fields, said):
         ("language", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, "'rope_scaling.type': got 'yarn'"),
         ("language", {"rope_pos_id_version": "v2pe"}, "field 'rope_pos_id_version': got 'v2pe'"),
         ("language", {"num_key_value_heads": 4}, "field 'num_key_value_heads': got 4"),
+        ("language", {"rope_scaling": {"type": "linear", "factor": 0.0}}, "'rope_scaling.factor': got 0.0"),
+        ("language", {"vocab_size": -5}, "field 'vocab_size': got -5, expected at least 1"),
+        ("language", {"hidden_size": -48}, "field 'hidden_size': got -48"),
+        ("vision", {"intermediate_size": -1}, "field 'intermediate_size': got -1"),
+        ("vision", {"num_hidden_layers": 0}, "field 'num_hidden_layers': got 0"),
+        ("chat", {"downsample_ratio": 1e-320}, "field 'downsample_ratio': got 1e-320"),
     ],
 )
 def test_a_configuration_that_transformers_cannot_express_is_refused_by_field(source, capsys, kind, fields, said):
@@ -153,6 +161,12 @@ def test_a_configuration_that_transformers_cannot_express_is_refused_by_field(so
         ("stock-chat", {"architectures": ["LinearProjectorVLM"]}, "OpenGVLab's projector has two linear layers"),
         ("stock-chat", {"image_token_id": 45}, "field 'image_token_id': got 45, expected 46, the tokenizer's id"),
         ("stock-chat", {"text_config__model_type": "mistral"}, "got ['internvl_vision', 'mistral']"),
+        ("stock-chat", {"downsample_ratio": 0.0}, "field 'downsample_ratio': got 0.0"),
+        ("stock-chat", {"opengvlab": "x"}, "field 'opengvlab': got x, expected an object"),
+        ("stock-chat", {"text_config__num_hidden_layers": -1}, "field 'text_config.num_hidden_layers': got -1"),
+        ("stock-language", {"num_key_value_heads": 0}, "field 'num_key_value_heads': got 0, expected at least 1"),
+        ("stock-language", {"num_attention_heads": 0}, "got values that LlamaConfig refuses"),
+        ("stock-vision", {"patch_size": [0, 0]}, "field 'patch_size': got [0, 0], expected at least 1"),
     ],
 )
 def test_a_configuration_that_opengvlab_cannot_express_is_refused_by_field(source, capsys, kind, fields, said):
@@ -176,6 +190,31 @@ def test_a_target_in_use_is_refused(checkpoints, tmp_path, capsys):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_link_stays_and_the_directory_behind_it_is_made(checkpoints, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for target in ("empty", "new"):
+        link = tmp_path / f"to-{target}"
+        link.symlink_to(tmp_path / target)
+        convert(checkpoints / "vision", link)
+        assert link.is_symlink()
+        assert (tmp_path / target / "config.json").is_file()
+
+
+def test_the_working_directory_is_not_replaced(checkpoints, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in (".", ""):
+        assert main([str(checkpoints / "vision"), name]) == 2
+        assert "got the working directory, expected a new one" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"hidden_size": ' + "9" * 5000 + "}"])
+def test_json_that_python_cannot_read_is_named(source, capsys, text):
+    directory = source("vision")
+    (directory / "config.json").write_text(text)
+    assert "config.json: got no JSON" in refusal(directory, capsys)
+
+
 def test_a_source_that_is_missing_or_bare_is_refused(source, tmp_path, capsys):
     assert main([str(tmp_path / "nowhere"), str(tmp_path / "dst")]) == 2
     assert "nowhere: no such file or directory" in capsys.readouterr().err
@@ -188,6 +227,16 @@ def test_a_source_that_is_missing_or_bare_is_refused(source, tmp_path, capsys):
     assert "config.json: no such file, expected the model's configuration" in refusal(directory, capsys)
 
 
+class RunsCode:
+    """Unpickled by a loader that trusts its file, it makes a directory."""
+
+    def __init__(self, directory) -> None:
+        self.directory = directory
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.directory),)
+
+
 def test_pickled_weights_are_refused_unless_allowed_and_only_tensors_are_unpickled(source, capsys):
     directory = source("vision")
     (directory / "model.safetensors").unlink()
@@ -198,13 +247,24 @@ def test_pickled_weights_are_refused_unless_allowed_and_only_tensors_are_unpickl
     torch.save({"a": LlamaConfig()}, file)
     assert "torch.load with weights_only refuses it" in refusal(directory, capsys, "--allow-pickle")
     torch.save([torch.ones(2)], file)
-    assert "got something else than tensors by name" in refusal(directory, capsys, "--allow-pickle")
+    assert "got something else than plain tensors by name" in refusal(directory, capsys, "--allow-pickle")
+    torch.save({1: torch.ones(2)}, file)
+    assert "got something else than plain tensors by name" in refusal(directory, capsys, "--allow-pickle")
+    torch.save({"a": torch.ones(2).to_sparse()}, file)
+    assert "got something else than plain tensors by name" in refusal(directory, capsys, "--allow-pickle")
+    torch.save({"a": torch.ones(2, device="meta")}, file)
+    assert "got something else than plain tensors by name" in refusal(directory, capsys, "--allow-pickle")
+    torch.save({"a": RunsCode(directory.parent / "ran")}, file)
+    assert "torch.load with weights_only refuses it" in refusal(directory, capsys, "--allow-pickle")
+    assert not (directory.parent / "ran").exists()
     file.write_bytes(b"\x80\x02junk")
     assert "torch.load with weights_only refuses it" in refusal(directory, capsys, "--allow-pickle")
     file.unlink()
     change = {"weight_map": {"a": "../x.bin", "b": "absent.bin"}}
     (directory / "pytorch_model.bin.index.json").write_text(json.dumps(change))
     assert "['../x.bin', 'absent.bin']" in refusal(directory, capsys, "--allow-pickle")
+    (directory / "pytorch_model.bin.index.json").write_text('{"weight_map": []}')
+    assert "field 'weight_map': got no files" in refusal(directory, capsys, "--allow-pickle")
 
 
 def test_a_failure_while_writing_leaves_nothing(checkpoints, tmp_path, monkeypatch, capsys):

@@ -32,7 +32,18 @@ def source(checkpoints, tmp_path):
         ("chat", "tokenizer.json", {"added_tokens": [{"id": 3, "content": "<IMG_CONTEXT>"}]}, "got id 46, expected 3"),
         ("chat", "added_tokens.json", {"</box>": 49}, "got no id of <IMG_CONTEXT>"),
         ("chat", "added_tokens.json", {"</box>": "49"}, "got token '</box>' with id '49'"),
+        ("chat", "added_tokens.json", {"<IMG_CONTEXT>": -3, "</box>": 49}, "got token '<IMG_CONTEXT>' with id -3"),
         ("chat", "added_tokens.json", "{", "added_tokens.json: got no JSON"),
+        ("language", "tokenizer.json", {"added_tokens": ["x"]}, "got token None with id None, expected a text"),
+        ("language", "tokenizer.json", {"added_tokens": 3}, "field 'added_tokens': got 3, expected a list"),
+        (
+            "language",
+            "tokenizer_config.json",
+            {"added_tokens_decoder": [1]},
+            "'added_tokens_decoder': got [1], expected",
+        ),
+        ("language", "tokenizer_config.json", {"added_tokens_decoder": {"1": "a"}}, "got token None with id 1"),
+        ("language", "tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "a"}}}, "'a' with id 'x'"),
     ],
 )
 def test_a_tokenizer_that_does_not_fit_the_embedding_is_refused(source, capsys, kind, file, content, said):
