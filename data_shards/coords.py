@@ -7,7 +7,7 @@ Spaces:
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -178,6 +178,26 @@ def model_text(text: str, format: CoordinateFormat) -> str:
 def drivelm_text(text: str, format: CoordinateFormat) -> str:
     """A model's answer in DriveLM's form, the inverse of `model_text`; what is no tag of `format` stays as it is."""
     return text if format == DRIVELM or "<" not in text else decode_tags(text, format).text
+
+
+def read_tags(text: str) -> DecodedText:
+    """The tags of a text in DriveLM's form: their number, and the spans that look like tags and are none."""
+
+    def read(camera: str, point: tuple[float, float]) -> str:
+        return _written(encode_point(camera, point, DRIVELM.space), DRIVELM)
+
+    return _rewrite(text, read, may_have_brackets=False)
+
+
+def unparsed_tags(texts: Iterable[str]) -> str:
+    """How many spans of texts in DriveLM's form look like tags and are none, with the first of them; empty for none."""
+    found = [read_tags(text) for text in texts if "<" in text]
+    unparsed = [span for read in found for span in read.unparsed]
+    if not unparsed:
+        return ""
+    total = len(unparsed) + sum(read.num_tags for read in found)
+    shown = ", ".join(map(repr, unparsed[:_SHOWN]))
+    return f"{len(unparsed):,} of {total:,} object tags do not parse and stay as they were written, first {shown}"
 
 
 def point_spans(text: str) -> list[tuple[int, int]]:

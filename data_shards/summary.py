@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_shards.coords import unparsed_tags
 from data_shards.dataset_file import read_dataset_file
 from data_shards.index import DatasetIndex, load_index
 from data_shards.read import read_frame
@@ -37,6 +38,13 @@ def summarise(directory: Path, more: Iterable[tuple[str, str]] = ()) -> str:
     total = sum(kinds.values())
     known_kinds = {kind: kinds[kind] for kind in QUESTION_KINDS if kinds[kind]}
     answers = [q.answer for frame in frames for q in frame.questions]
+    texts = (
+        text
+        for frame in frames
+        for q in frame.questions
+        for turn in (*q.history, (q.question, q.answer))
+        for text in turn
+    )
     turns = Counter(len(q.history) + 1 for frame in frames for q in frame.questions)
     per_sample = Counter(entry.num_images for entry in index.samples)
     rows = [
@@ -54,6 +62,7 @@ def summarise(directory: Path, more: Iterable[tuple[str, str]] = ()) -> str:
             "  answer",
             f"{sum(map(len, answers)) / max(1, total):.0f} characters, longest {max(map(len, answers), default=0)}",
         ),
+        ("  object tags", unparsed_tags(texts) or "all parse"),
         ("images", f"{sum(sizes.values()):,}"),
         ("  a sample", _listed((f"{n}", per_sample[n]) for n in sorted(per_sample))),
         ("  by size", _listed(sizes.most_common())),

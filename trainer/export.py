@@ -4,6 +4,7 @@ template, generation and processor settings, a model card, and no code."""
 import argparse
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,13 +64,13 @@ def export(
         Remarks for the user: where stock preprocessing differs from the model's own.
 
     Raises:
-        ExportError: a run that holds no whole model, a tokenizer that is missing or of another model, a non-stock
-            projector without `allow_custom`, an `out_dir` that is in use.
+        ExportError: a run that is not finished or holds no whole model, a tokenizer that is missing or of another
+            model, a non-stock projector without `allow_custom`, an `out_dir` that is in use.
         ModelError, PreprocessingError, ConfigError, ShardError, ConvertError: from reading the parts.
         ValueError: a shard size that is none.
     """
     shard_bytes = size_in_bytes(max_shard_size)
-    model_dir = source / "model" if (source / "model").is_dir() else source
+    model_dir = _model_directory(source)
     custom = _check_architecture(model_dir, allow_custom, to)
     out_dir = to_be_made(out_dir, ExportError)
     parts = _read_parts(model_dir, recipe, custom=custom)
@@ -152,6 +153,17 @@ def _to_opengvlab(stock: Path, parts: _Parts, title: str, shard_bytes: int) -> P
     return directory
 
 
+def _model_directory(source: Path) -> Path:
+    if (source / "model").is_dir():
+        return source / "model"
+    if (source / "recipe.yaml").is_file() and not (source / "config.json").is_file():
+        raise ExportError(
+            f"{source}: got a run without `model/`, which is written at its end, expected a finished one; start it "
+            "again with its recipe, it goes on from its newest checkpoint"
+        )
+    return source
+
+
 def _beside(model_dir: Path, name: str) -> Path | None:
     """A file of the run that made a model."""
     file = model_dir.parent / name
@@ -217,7 +229,7 @@ def _check_fit(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0; with a message 2 where the run cannot be exported, 1 where writing fails."""
+    """Exit status 0; with a message 2 where the run cannot be exported, 1 where writing fails or a signal stops it."""
     parser = argparse.ArgumentParser(prog="python -m trainer.export", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="run directory of the stage align or finetune")
     parser.add_argument("out_dir", type=Path, help="directory to write; must not exist")
@@ -231,6 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="as saved where not given")
     args = parser.parse_args(arguments)
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         notes = export(
             args.run_dir,
@@ -247,6 +260,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"export failed, nothing was written: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("export stopped, nothing was written", file=sys.stderr)
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, former)
     for note in notes:
         print(f"note: {note}")
     print(f"{args.out_dir}: written; its README.md says how to load it")

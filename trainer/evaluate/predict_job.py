@@ -8,6 +8,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
+from data_shards.coords import unparsed_tags
 from data_shards.read import read_frame
 from data_shards.schema import RawFrame
 from models.vlm import load_vlm
@@ -164,6 +165,8 @@ def _finish(job: PredictJob, inputs: PredictInputs, partial: PartialAnswers) -> 
         for place in range(len(order))
     ]
     write_submission(rows, job.out, job.header)
+    if problem := unparsed_tags(str(row["answer"]) for row in rows):
+        print(f"{job.out}: {problem}; `python -m trainer.evaluate lint` lists them", flush=True)
     partial.remove()
     return len(rows)
 

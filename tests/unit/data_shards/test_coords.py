@@ -18,6 +18,7 @@ from data_shards.coords import (
     encode_tags,
     model_text,
     point_spans,
+    unparsed_tags,
 )
 from data_shards.schema import CAMERAS
 from tests.helpers.paths import DRIVELM_SAMPLE, needs_drivelm_sample
@@ -203,6 +204,15 @@ def test_every_tag_of_the_real_sample_survives():
         decoded = decode_tags(encode_tags(lines, format), format)
         assert (decoded.num_tags, decoded.unparsed) == (num_tags, ())
         assert decoded.text == lines
+
+
+def test_tags_that_do_not_parse_are_counted_over_texts_and_the_first_are_shown():
+    sound = "<c1,CAM_BACK,1088.3,497.5> and <c2,CAM_FRONT,0.0,900.0>, a < b, <car>"
+    bad = ["<c3,CAM_BACK,[560,776]>", "<c4,CAM_TOP,1.0,2.0>", "<c5,CAM_BACK,1700.0,2.0>", "<c6,CAM_BACK,5"]
+    assert unparsed_tags([sound, "none"]) == ""
+    said = unparsed_tags([sound, *bad, sound])
+    assert said.startswith("4 of 8 object tags do not parse and stay as they were written, first ")
+    assert said.endswith(", ".join(map(repr, bad[:3])))
 
 
 SPOKEN = "<c1,CAM_BACK,1088.3,497.5> is left of <c2,CAM_FRONT, 3> and <c3,CAM_FRONT,1700.0,2.0>, < 5."

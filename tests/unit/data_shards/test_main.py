@@ -102,6 +102,18 @@ def test_inspect_counts_what_is_there(tmp_path, capsys):
     assert f"3, {size:,} bytes" in text
 
 
+def test_inspect_counts_tags_that_do_not_parse(tmp_path, capsys):
+    frame = next(iter(camera_frames(num_scenes=1, frames_per_scene=1)))
+    asked = replace(frame.questions[0], question="Is <c1,CAM_BACK,1.0,2.0> near <c2,CAM_BACK, 3>?")
+    for name, questions, said in (
+        ("a", (asked,), "1 of 2 object tags do not parse"),
+        ("b", frame.questions, "all parse"),
+    ):
+        write_dataset(tmp_path / name, [replace(frame, questions=questions)])
+        assert run("inspect", tmp_path / name) == 0
+        assert said in capsys.readouterr().out
+
+
 def test_index_takes_in_tars_of_others(tmp_path, capsys):
     write_dataset(tmp_path, camera_frames())
     for path in tmp_path.glob("*.json"):

@@ -1,6 +1,9 @@
 """Exports as stock transformers sees them."""
 
 import json
+import os
+import shutil
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +23,7 @@ from data_shards.decode import decode_jpeg
 from data_shards.tiling import ViewLayout, tile_images
 from models.convert import convert
 from models.presets import vision_config
+from models.sharded_safetensors import ShardedWriter
 from models.vision import normalise_tiles
 from models.vlm import build_vision, load_vlm, save_model
 from tests.unit.trainer.tiny_run import lively_vlm, make_run, tiny_frame, tiny_tokenizer
@@ -219,6 +223,22 @@ def test_a_failure_leaves_nothing_behind(run_dir, tmp_path, monkeypatch, capsys)
     assert main([str(run_dir), str(tmp_path / "export")]) == 1
     assert "nothing was written: no space left" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_leaves_nothing_behind(run_dir, tmp_path, monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(ShardedWriter, "close", lambda self: os.kill(os.getpid(), signal.SIGTERM))
+    assert main([str(run_dir), str(tmp_path / "export")]) == 1
+    assert "export stopped, nothing was written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_run_that_is_not_finished_is_refused_with_what_finishes_it(run_dir, tmp_path, capsys):
+    shutil.copy(run_dir / "recipe.yaml", tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    assert main([str(tmp_path), str(tmp_path / "export")]) == 2
+    assert "got a run without `model/`" in capsys.readouterr().err
 
 
 def test_a_directory_in_use_is_left_alone(run_dir, tmp_path):
