@@ -141,7 +141,8 @@ def tokenizer_from_sentencepiece(model: Path) -> PreTrainedTokenizerFast:
     core.decoder = decoders.Sequence([*restore, decoders.Strip(" ", 1, 0)] if dummy else restore)
     user_defined = PROTO.ModelProto.SentencePiece.USER_DEFINED
     symbols = [piece.piece for piece in spec.pieces if piece.type == user_defined and len(piece.piece) > 1]
-    core.add_tokens([AddedToken(symbol, normalized=False) for symbol in symbols])
+    # One with spaces is looked for where spaces are written as the pieces have them.
+    core.add_tokens([AddedToken(symbol, normalized=SPACE in symbol) for symbol in symbols])
     core.add_special_tokens([AddedToken(t, normalized=False) for t in (UNKNOWN, BOS, EOS, *specials)])
     _check_added_tokens(core, model)
     tokenizer = PreTrainedTokenizerFast(

@@ -97,7 +97,7 @@ def _copy_tokenizer(directory: Path, out_dir: Path, to: str) -> list[str]:
     remarks = [f"copied as they are: {', '.join(copied)}"] if copied else []
     if to == "transformers" and SENTENCEPIECE in copied and "tokenizer.json" not in copied:
         remarks.append(
-            f"{SENTENCEPIECE} is a sentencepiece model, which stock AutoTokenizer does not load: docs/CHECKPOINTS.md "
-            "has the line that saves it as tokenizer.json"
+            f"{SENTENCEPIECE} is a sentencepiece model, which stock AutoTokenizer can take for another kind: "
+            "docs/CHECKPOINTS.md has the line that saves it as tokenizer.json"
         )
     return remarks

@@ -179,6 +179,26 @@ def test_user_symbols_are_one_token_each(tmp_path, texts):
     assert [tokenizer.decode(tokenizer(text)["input_ids"]) for text in texts] == texts
 
 
+def test_user_symbols_of_spaces_are_found_in_texts(tmp_path):
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(drivelm_sentences()),
+        model_prefix=str(tmp_path / "spaces"),
+        model_type="bpe",
+        vocab_size=400,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        byte_fallback=True,
+        user_defined_symbols=["\u2581\u2581", "\u2581\u2581\u2581\u2581", "[X]"],
+        minloglevel=2,
+    )
+    model = tmp_path / "spaces.model"
+    tokenizer = tokenizer_from_sentencepiece(model)
+    texts = ["a  b", "The car    is [X]  here", "   ", " x", "     end  "]
+    assert [tokenizer(text)["input_ids"] for text in texts] == sentencepiece_ids(model, texts)
+    assert [tokenizer.decode(tokenizer(text)["input_ids"]) for text in texts] == texts
+
+
 def test_a_model_with_a_dummy_prefix_converts_to_equal_ids(tmp_path, texts):
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(drivelm_sentences()),
