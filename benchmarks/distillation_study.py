@@ -19,13 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from data_shards.atomic import write_atomically
-from models.presets import vision_config
-from models.saving import save_model
 from trainer.demo import ROOT, TINY, Sizes, columns, make_data, run_command, train_stage
 from trainer.evaluate.drivelm import score
 from trainer.evaluate.judge import NoJudge
 from trainer.evaluate.submission import read_references, read_submission
-from trainer.tiny.vision import render_named_tiles, train_teacher
+from trainer.tiny.sized import make_sized_teacher, sized_config
 
 TEACHERS = {"small": (64, 2), "medium": (96, 3), "large": (160, 5)}
 """Width and layers."""
@@ -185,13 +183,8 @@ def _teacher(study: Study, name: str) -> Path:
     """A teacher tower of its own size, trained like that of `models/tiny` for fewer steps."""
     directory = study.work / f"teacher-{name}"
     if not (directory / "config.json").is_file():
-        width, layers = TEACHERS[name]
-        config = vision_config("tiny-teacher")
-        config.hidden_size, config.intermediate_size = width, 4 * width
-        config.num_hidden_layers, config.num_attention_heads = layers, width // 32
-        tiles = render_named_tiles(7, num_scenes=study.scenes, num_pictures=study.scenes // 2, image_width=400)
-        tower = train_teacher(tiles, steps=study.teacher_steps, batch=32, seed=7, report=lambda *_: None, config=config)
-        save_model(tower, directory)
+        config = sized_config(*TEACHERS[name])
+        make_sized_teacher(config, directory, steps=study.teacher_steps, num_scenes=study.scenes, seed=7)
     return directory
 
 

@@ -36,6 +36,7 @@ class BatchJob:
         files: copied into the folder under these names, so that later edits do not matter.
         throttle: elements that run at the same time; None for all.
         after: SLURM's ids of jobs that have to end well before.
+        after_each: SLURM's ids of arrays of as many elements, each of which has to end well before the one here.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class BatchJob:
     files: Mapping[str, Path]
     throttle: int | None = None
     after: Sequence[str] = ()
+    after_each: Sequence[str] = ()
 
     @property
     def code(self) -> Path:
@@ -142,7 +144,7 @@ def _parameters(job: BatchJob) -> dict[str, Any]:
         "constraint": asked.constraint,
         "exclude": asked.exclude,
         "mem": None if asked.mem_gb is None else f"{round(asked.mem_gb * 1024)}M",
-        "dependency": f"afterok:{':'.join(job.after)}" if job.after else None,
+        "dependency": _dependency(job),
         "array_parallelism": job.throttle,
         "signal_delay_s": asked.signal_lead_s,
     }
@@ -153,6 +155,11 @@ def _parameters(job: BatchJob) -> dict[str, Any]:
         "srun_args": _srun_arguments(job),
         "additional_parameters": {**extra, **(asked.sbatch or {})},
     }
+
+
+def _dependency(job: BatchJob) -> str | None:
+    kinds = {"afterok": job.after, "aftercorr": job.after_each}
+    return ",".join(f"{kind}:{':'.join(ids)}" for kind, ids in kinds.items() if ids) or None
 
 
 def _setup(job: BatchJob) -> list[str]:

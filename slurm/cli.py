@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     options, rest = parser.parse_known_args(arguments)
     overrides = [text for text in rest if not text.startswith("-") and "=" in text]
     unknown = [text for text in rest if text not in overrides]
-    if unknown or (overrides and options.command not in ("submit", "sweep")):
+    if unknown or (overrides and options.command not in ("submit", "sweep", "pipeline")):
         parser.error(f"unrecognized arguments: {' '.join(unknown or overrides)}")
     try:
         if options.command == "submit":
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         elif options.command == "sweep":
             sweep_command(options, overrides)
         elif options.command == "pipeline":
-            pipeline_command(options)
+            pipeline_command(options, overrides)
         elif options.command == "status":
             status_command(options)
         else:
@@ -48,7 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     add_sweep_options(
         commands.add_parser("sweep", help="an array over recipe values", epilog=overrides, allow_abbrev=False)
     )
-    add_pipeline_options(commands.add_parser("pipeline", help="steps chained by dependencies"))
+    values = "name=value gives a value of the file another text"
+    add_pipeline_options(
+        commands.add_parser("pipeline", help="steps chained by dependencies", epilog=values, allow_abbrev=False)
+    )
     add_status_options(commands.add_parser("status", help="state, step, loss and time left of jobs"))
     add_report_options(commands.add_parser("report", help="table and plots of a sweep"))
     return parser

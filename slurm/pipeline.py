@@ -1,177 +1,113 @@
 """A pipeline file in, its steps as SLURM jobs chained by dependencies out; called again, it goes on where it broke off.
 
-A step is a training run (`recipe`) or any command line, alone or as an array over parts (`{part}` of `{parts}`).
+A step runs alone, as an array over parts (`{part}` of `{parts}`), or for each point of the pipeline; what a file may
+say is in `slurm.steps`.
 """
 
 import argparse
 import dataclasses
-import shlex
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from slurm import resources
 from slurm.batch_job import BatchJob, batch_script, resubmit, submit
 from slurm.cluster import JobState, cancel, has_sbatch, job_states
+from slurm.hparams import write_start
 from slurm.lock import acquire, hand_over, owner_here
-from slurm.recipe_check import recipe_facts
+from slurm.points import make_points, resolve_values
 from slurm.resources import Resources
-from slurm.snapshot import take_snapshot
-from slurm.spec import SPEC_FILE, Work, load_ids, load_spec
-from slurm.state import element_states
+from slurm.snapshot import SNAPSHOT, take_snapshot
+from slurm.spec import SPEC_FILE, load_ids, load_spec
+from slurm.state import DONE_STATE, element_states
 from slurm.status import all_done
-from slurm.submit import FOLDERS, check_files, complete, job_spec, training_command
+from slurm.step_job import Fills, step_job
+from slurm.steps import Pipeline, Step
+from slurm.submit import FOLDERS, check_files, complete
 from slurm.typed import SlurmError, load_yaml
 
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One step of a pipeline.
-
-    Attributes:
-        name: of it; unique.
-        recipe, ds_config, overrides: of a training run.
-        command: any other command line; `python` is the job's Python, `{part}` and `{parts}` are filled in.
-        array: number of parts; each is an element that is restarted for itself.
-        throttle: parts that run at the same time; None for all.
-        progress: directory in which a growing number of files shows that a command gets on; `{part}` is filled in.
-        after: names of the steps it waits for; the step before it where None.
-        resources: over those of the pipeline.
-    """
-
-    name: str
-    recipe: Path | None = None
-    ds_config: Path | None = None
-    overrides: tuple[str, ...] = ()
-    command: str | None = None
-    array: int = 1
-    throttle: int | None = None
-    progress: str | None = None
-    after: tuple[str, ...] | None = None
-    resources: Resources = field(default_factory=Resources)
-
-    def __post_init__(self) -> None:
-        problems = []
-        if (self.recipe is None) == (self.command is None):
-            problems.append("recipe, command: give one of the two")
-        if self.recipe is not None and self.ds_config is None:
-            problems.append("ds_config: missing, a recipe needs it")
-        if self.recipe is not None and self.array != 1:
-            problems.append("array: is for commands; sweep a recipe with `python -m slurm sweep`")
-        if self.command is not None and (self.overrides or self.ds_config is not None):
-            problems.append("overrides, ds_config: are for recipes; put them into the command")
-        if self.array < 1 or (self.throttle is not None and self.throttle < 1):
-            problems.append("array, throttle: expected 1 or more")
-        if self.array > 1 and "{part}" not in (self.command or ""):
-            problems.append("command: has no {part}, so that all parts of the array would do the same")
-        if not self.name or "/" in self.name or self.name.startswith("."):
-            problems.append(f"name: got {self.name!r}, expected a name fit for a directory")
-        if problems:
-            raise SlurmError("\n".join(problems))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pipeline:
-    """A pipeline file.
-
-    Attributes:
-        name: of its folder.
-        steps: in their order.
-        resources: of all steps, over those of the site.
-    """
-
-    name: str
-    steps: tuple[Step, ...]
-    resources: Resources = field(default_factory=Resources)
-
-    def __post_init__(self) -> None:
-        problems = []
-        seen: set[str] = set()
-        for step in self.steps:
-            if step.name in seen:
-                problems.append(f"steps: the name {step.name!r} occurs twice")
-            problems += [
-                f"steps.{step.name}.after: got {name!r}, expected a step above it"
-                for name in step.after or ()
-                if name not in seen
-            ]
-            seen.add(step.name)
-        if not self.steps:
-            problems.append("steps: got none")
-        if problems:
-            raise SlurmError("\n".join(problems))
-
-    def waits_for(self, index: int) -> tuple[str, ...]:
-        """Names of the steps that a step waits for."""
-        after = self.steps[index].after
-        return after if after is not None else tuple(step.name for step in self.steps[max(0, index - 1) : index])
+WAIT_S = 5.0
+"""Between two looks at the queue."""
 
 
 def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     """Options of `pipeline`."""
-    parser.add_argument("file", type=Path, help="YAML: name, steps, resources")
+    parser.add_argument("file", type=Path, help="YAML: name, values, points, steps, resources")
     parser.add_argument("--folder", type=Path, help=f"of the pipeline (default: {FOLDERS}/NAME); the same one goes on")
     parser.add_argument("--commit", help="code to run (default: the working tree as it is now)")
     parser.add_argument("--site", type=Path, help=f"YAML of site defaults (default: ${resources.SITE_VARIABLE})")
     parser.add_argument("--dry-run", action="store_true", help="print the batch scripts, and submit nothing")
+    parser.add_argument("--wait", action="store_true", help="until every step has ended; fails where one has failed")
 
 
-def pipeline_command(options: argparse.Namespace) -> None:
-    """`python -m slurm pipeline`: steps that are done or queued are left alone, failed ones go on."""
+def pipeline_command(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """`python -m slurm pipeline`: steps that are done or queued are left alone, failed ones go on.
+
+    Args:
+        overrides: `name=value` for the values of the file.
+    """
     pipeline = load_yaml(Pipeline, options.file, "pipeline")
     root = (options.folder or FOLDERS / pipeline.name).absolute()
-    asked = [_complete(pipeline, step, options) for step in pipeline.steps]
-    jobs = {
-        step.name: step_job(root, i, step, own, Path.cwd())
-        for i, (step, own) in enumerate(zip(pipeline.steps, asked, strict=True))
-    }
+    jobs = _jobs(pipeline, root, options, overrides)
     for job in jobs.values():
         check_files(job)
+        _check_same(job)
     if options.dry_run:
         for name, job in jobs.items():
             print(f"#### {name}\n{batch_script(job)}")
         return
     root.mkdir(parents=True, exist_ok=True)
     root.chmod(0o700)
-    if not (root / "snapshot").is_dir():
+    if not (root / SNAPSHOT).is_dir():
         take_snapshot(root, options.commit)
     elif options.commit:
         raise SlurmError(f"--commit: {root} was begun with the code in its snapshot; give another --folder")
     _submit_steps(pipeline, jobs)
-    print(f"folder {root}\nfollow it with: python -m slurm status {root}")
+    print(f"folder {root}\nfollow it with: python -m slurm status {root}", flush=True)
+    if options.wait:
+        _wait(list(jobs.values()))
 
 
-def step_job(root: Path, index: int, step: Step, asked: Resources, directory: Path) -> BatchJob:
-    """The job of a step."""
-    folder, code = root / f"{index:02d}-{step.name}", root / "snapshot"
-    if step.recipe is not None and step.ds_config is not None:
-        facts = recipe_facts(step.recipe, step.overrides, directory)
-        command = training_command(folder, code, step.overrides)
-        works: tuple[Work, ...] = (Work(name=step.name, command=command, run_dir=facts.run_dir, steps=facts.steps),)
-        files: Mapping[str, Path] = {"recipe.yaml": step.recipe, "ds_config.json": step.ds_config}
-        tasks = None
-    else:
-        works = tuple(_part(step, directory, part) for part in range(step.array))
-        files, tasks = {}, 1
-    return BatchJob(
-        folder=folder,
-        spec=job_spec(step.name, directory, works, asked, tasks_per_node=tasks),
-        asked=asked,
-        snapshot=code,
-        files=files,
-        throttle=step.throttle,
-    )
+def _wait(jobs: Sequence[BatchJob]) -> None:
+    """Until no element waits or runs, in two looks: one that is being requeued may be nowhere for a moment.
+
+    Raises:
+        SlurmError: names the steps that have not ended well.
+    """
+    ended = 0
+    while ended < 2:
+        time.sleep(WAIT_S)
+        queue = job_states()
+        states = {job.spec.name: element_states(job.folder, load_spec(job.folder), queue) for job in jobs}
+        is_open = any(one.state in ("waiting", "running") for each in states.values() for one in each)
+        ended = 0 if is_open else ended + 1
+    bad = [
+        f"step {name}: {sum(one.state != DONE_STATE for one in each)} of {len(each)} not done: "
+        f"{next(one.reason for one in each if one.state != DONE_STATE)}"
+        for name, each in states.items()
+        if not all_done(each)
+    ]
+    if bad:
+        raise SlurmError("\n".join(bad))
 
 
-def _part(step: Step, directory: Path, part: int) -> Work:
-    def fill(text: str) -> str:
-        return text.replace("{parts}", str(step.array)).replace("{part}", str(part))
+def _jobs(pipeline: Pipeline, root: Path, options: argparse.Namespace, overrides: Sequence[str]) -> dict[str, BatchJob]:
+    values = resolve_values(pipeline.values, overrides)
+    fills = Fills(values=values, points=make_points(pipeline.points), directory=Path.cwd())
+    asked = [_complete(pipeline, step, options) for step in pipeline.steps]
+    return {
+        step.name: step_job(root, i, step, own, fills)
+        for i, (step, own) in enumerate(zip(pipeline.steps, asked, strict=True))
+    }
 
-    return Work(
-        name=f"part {part}" if step.array > 1 else step.name,
-        command=tuple(shlex.split(fill(step.command or ""))),
-        progress=directory / fill(step.progress) if step.progress else None,
-    )
+
+def _check_same(job: BatchJob) -> None:
+    """A folder goes on with what it was begun with: records of its elements are kept by their numbers."""
+    if (job.folder / SPEC_FILE).is_file() and load_spec(job.folder).works != job.spec.works:
+        raise SlurmError(
+            f"{job.folder}: was begun with other commands, values or points; call it as before, or give another "
+            "--folder, where training that is done already ends at once"
+        )
 
 
 def _complete(pipeline: Pipeline, step: Step, options: argparse.Namespace) -> Resources:
@@ -198,10 +134,24 @@ def _submit_steps(pipeline: Pipeline, jobs: Mapping[str, BatchJob]) -> None:
             print(f"{step.name}: {', '.join(sorted({state.state for state in states}))}")
             continue
         broken.add(step.name)
-        ids = [load_ids(jobs[name].folder) for name in waits_for if not _is_done(jobs[name], queue)]
-        chained = dataclasses.replace(job, after=[one[0].partition("_")[0] for one in ids])
-        submitted = _again(chained, queue) if known else submit(chained)
+        ids = {name: load_ids(jobs[name].folder)[0] for name in waits_for if not _is_done(jobs[name], queue)}
+        is_array = step.points and len(job.spec.works) > 1
+        each = {name for name in ids if is_array and pipeline.step(name).points}
+        chained = dataclasses.replace(
+            job,
+            after=[job_id.partition("_")[0] for name, job_id in ids.items() if name not in each],
+            after_each=[job_id.partition("_")[0] for name, job_id in ids.items() if name in each],
+        )
+        submitted = _again(chained, queue) if known else _submit(chained)
         print(f"{step.name}: job {submitted[0].partition('_')[0]}" + (f" after {', '.join(waits_for)}" if ids else ""))
+
+
+def _submit(job: BatchJob) -> Sequence[str]:
+    ids = submit(job)
+    for work in job.spec.works:
+        if work.run_dir is not None and work.values:
+            write_start(work.run_dir / "tensorboard", work.values, work.name)
+    return ids
 
 
 def _is_done(job: BatchJob, queue: dict[str, JobState]) -> bool:

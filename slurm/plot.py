@@ -1,4 +1,4 @@
-"""Series of points in, a line chart out: as SVG text, and drawn with Pillow as PNG from the same geometry."""
+"""Series of points in, line charts out: as SVG text, and drawn with Pillow as PNG from the same geometry."""
 
 import html
 import math
@@ -17,12 +17,19 @@ LOG_RATIO = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A point: where, whether it is final, what it is."""
+    """A point: where, whether it is final, what it is; one that stands for several has a bar from `low` to `high`."""
 
     x: float
     y: float
     whole: bool
     title: str
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Lowest and highest value that is drawn."""
+        return (self.y if self.low is None else self.low, self.y if self.high is None else self.high)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +89,9 @@ def render_svg(chart: Chart) -> str:
         line = " ".join(f"{x_axis.pixel(p.x):.1f},{y_axis.pixel(p.y):.1f}" for p in points)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
         for p in points:
+            low, high = map(y_axis.pixel, p.span)
+            if low != high:
+                parts.append(f'<path d="M{x_axis.pixel(p.x):.1f} {low:.1f}V{high:.1f}" stroke="{colour}"/>')
             parts.append(
                 f'<circle cx="{x_axis.pixel(p.x):.1f}" cy="{y_axis.pixel(p.y):.1f}" r="5" stroke="{colour}" '
                 f'stroke-width="2" fill="{colour if p.whole else "#ffffff"}"><title>'
@@ -95,8 +105,17 @@ def render_svg(chart: Chart) -> str:
     return "".join([*parts, "</g></svg>"])
 
 
-def write_png(chart: Chart, path: Path) -> None:
-    """The same chart as a picture; whole or not there."""
+def write_png(charts: Sequence[Chart], path: Path) -> None:
+    """The same charts as a picture, one below the other; whole or not there."""
+    image = Image.new("RGB", (WIDTH, HEIGHT * len(charts)), "white")
+    for number, chart in enumerate(charts):
+        image.paste(_draw(chart), (0, HEIGHT * number))
+    temporary = path.with_name(f".{path.name}.partial")
+    image.save(temporary, format="PNG")
+    temporary.replace(path)
+
+
+def _draw(chart: Chart) -> Image.Image:
     x_axis, y_axis = _axes(chart)
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
@@ -115,12 +134,11 @@ def write_png(chart: Chart, path: Path) -> None:
         pixels = [(x_axis.pixel(p.x), y_axis.pixel(p.y)) for p in points]
         draw.line(pixels, fill=colour, width=2)
         for p, (x, y) in zip(points, pixels, strict=True):
+            draw.line([(x, y_axis.pixel(end)) for end in p.span], fill=colour)
             draw.ellipse((x - 5, y - 5, x + 5, y + 5), outline=colour, width=2, fill=colour if p.whole else "white")
         if name:
             draw.text((WIDTH - RIGHT - 8, TOP + 8 + 18 * i), name, fill=colour, font=font, anchor="rs")
-    temporary = path.with_name(f".{path.name}.partial")
-    image.save(temporary, format="PNG")
-    temporary.replace(path)
+    return image
 
 
 def _sorted_series(chart: Chart) -> list[tuple[str, list[Point]]]:
@@ -134,7 +152,7 @@ def _axes(chart: Chart) -> tuple[_Axis, _Axis]:
         x_axis = _Axis(low=-0.5, high=len(ticks) - 0.5, first=LEFT, last=WIDTH - RIGHT, log=False, ticks=ticks)
     else:
         x_axis = _numeric_axis([p.x for p in points], LEFT, WIDTH - RIGHT, may_be_log=True)
-    return x_axis, _numeric_axis([p.y for p in points], HEIGHT - BOTTOM, TOP, may_be_log=False)
+    return x_axis, _numeric_axis([end for p in points for end in p.span], HEIGHT - BOTTOM, TOP, may_be_log=False)
 
 
 def _numeric_axis(values: Sequence[float], first: int, last: int, *, may_be_log: bool) -> _Axis:

@@ -23,6 +23,7 @@ class Work:
         run_dir: of a training run; None for other commands.
         steps: of the training run.
         progress: a directory in which a growing number of files is progress; None for a training run.
+        results: JSON file that it leaves, with numbers for reports; None for a training run.
         values: recipe values that were swept.
     """
 
@@ -31,6 +32,7 @@ class Work:
     run_dir: Path | None = None
     steps: int | None = None
     progress: Path | None = None
+    results: Path | None = None
     values: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -6,6 +6,7 @@ The recipes' own reader is not used: this package imports nothing of the trainer
 import dataclasses
 import difflib
 import json
+import math
 import os
 import types
 from collections.abc import Mapping, Sequence
@@ -58,7 +59,11 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
 
 
 def build(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
-    """Value as `kind`: dataclass, plain type, X | None, tuple[X, ...], Mapping[str, str]; problems are appended."""
+    """Value as `kind`; problems are appended.
+
+    Kinds are dataclasses, plain types, X | None, tuple[X, ...], Mapping[str, str] and Mapping[str, tuple[str, ...]]; in
+    mappings anything may stand for a text: numbers are written out, lists and mappings as YAML.
+    """
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(kind, value, where, problems)
     origin = get_origin(kind)
@@ -75,7 +80,9 @@ def build(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
         if not isinstance(value, Mapping):
             problems.append(f"{where}: got {value!r}, expected names with values")
             return {}
-        return {str(name): _text(item) for name, item in value.items()}
+        return {
+            str(name): _build_item(get_args(kind)[1], item, f"{where}.{name}", problems) for name, item in value.items()
+        }
     return _build_plain(kind, value, where, problems)
 
 
@@ -161,5 +168,17 @@ def _build_plain(kind: type, value: Any, where: str, problems: list[str]) -> Any
     return None
 
 
+def _build_item(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
+    """Of a mapping: a text or a list of texts."""
+    if kind is str:
+        return _text(value)
+    if not isinstance(value, list | tuple):
+        problems.append(f"{where}: got {value!r}, expected a list")
+        return ()
+    return tuple(map(_text, value))
+
+
 def _text(value: Any) -> str:
+    if isinstance(value, list | dict):
+        return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf).strip()
     return ("true" if value else "false") if isinstance(value, bool) else str(value)

@@ -228,8 +228,8 @@ class ValidationSection:
         datasets: held-out shards; weights do not count.
         every: steps between looks; 0 for the last step alone.
         max_packs: packs of each dataset that are looked at; 0 for all.
-        answers: frames of each dataset whose tagged questions are answered greedily and scored, in stages with a
-            language model; 0 for none.
+        answers: frames of each dataset whose tagged and general questions are answered greedily and scored, in stages
+            with a language model; 0 for none.
         max_new_tokens: longest answer.
         best: what the best checkpoint is chosen by: `loss`, or a score of the answers.
     """
@@ -239,7 +239,7 @@ class ValidationSection:
     max_packs: int = 0
     answers: int = 0
     max_new_tokens: int = 110
-    best: Literal["loss", "accuracy", "match_f1", "object_f1", "bleu_1", "bleu_4", "rouge_l", "cider"] = "loss"
+    best: Literal["loss", "accuracy", "match_f1", "object_f1", "bleu_1", "bleu_4", "rouge_l", "cider", "exact"] = "loss"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,5 @@
-"""Held-out frames with tagged questions and a model in training in; DriveLM's scores of its greedy answers and pictures
-of them out.
+"""Held-out frames and a model in training in; scores of its greedy answers, DriveLM's and those of general questions,
+and pictures of them out.
 
 Every rank answers its own frames with a whole model, so that no rank waits for another's longer answer: where ZeRO-3
 has divided the parameters, they are gathered once into a copy, which costs the model's size in memory while answering.
@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from transformers import InternVLForConditionalGeneration
 
+from data_shards.asked import question_order
 from data_shards.index import DatasetIndex
 from data_shards.read import BadSample, read_frame
-from data_shards.schema import RawFrame
-from data_shards.sources.drivelm_select import KINDS, references_json, tagged_questions
+from data_shards.schema import Question, RawFrame
+from data_shards.sources.drivelm_select import references_json
 from data_shards.tiling import tile_jpegs
 from models.blanks import drawn_vlm
 from models.loading import give
@@ -26,6 +27,7 @@ from models.projector import LinearProjectorVLM
 from trainer.dist import Ranks
 from trainer.engine import Engine, parameters_everywhere
 from trainer.evaluate.drivelm import evaluate
+from trainer.evaluate.exact_match import same_answer
 from trainer.evaluate.judge import NoJudge
 from trainer.evaluate.predict import answer_frames
 from trainer.stages.base import Picture
@@ -33,41 +35,52 @@ from trainer.stages.picture import captioned_tiles
 from trainer.stages.vlm import VlmStage, chat_template
 
 SCORES = ("accuracy", "match_f1", "object_f1", "bleu_1", "bleu_4", "rouge_l", "cider")
-"""What `validation.best` may name besides `loss`; more is better for all of them."""
+"""Of tagged questions; more is better for all of them."""
+EXACT = "exact"
+"""Of general questions: the share of answers equal to the reference but for case, spaces and a final full stop."""
 _SHOWN_QUESTIONS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """Frames of one dataset to be answered, by their places in its index."""
+    """Frames of one dataset to be answered.
+
+    Attributes:
+        frames: their places in the index.
+        scores: what the questions they ask are scored by, of `SCORES` and `EXACT`.
+    """
 
     name: str
     index: DatasetIndex
     frames: tuple[int, ...]
+    scores: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Answers:
-    """A frame's answers, in the order of its tagged questions."""
+    """A frame's answers, in the order of `question_order`."""
 
     frame: int
     answers: tuple[str, ...]
 
 
-def tagged_frames(index: DatasetIndex, count: int) -> tuple[int, ...]:
-    """The first frames with tagged questions, at most `count`."""
+def asked_frames(index: DatasetIndex, count: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The first frames that ask something, tagged or general, at most `count`; and the scores: see `Asked`."""
     found: list[int] = []
+    kinds: set[bool] = set()
     for place in range(len(index)):
         if len(found) == count:
             break
-        if tagged_order(read_frame(index, place, with_images=False)):
+        asked = _asked(read_frame(index, place, with_images=False))
+        if asked:
             found.append(place)
-    return tuple(found)
+            kinds |= {bool(question.tags) for question in asked}
+    scores = (*(SCORES if True in kinds else ()), *((EXACT,) if False in kinds else ()))
+    return tuple(found), scores
 
 
-def tagged_order(frame: RawFrame) -> list[int]:
-    """Indices of a frame's tagged questions, in the order of `tagged_questions`."""
-    return [i for kind in KINDS for i, q in enumerate(frame.questions) if q.kind == kind and q.tags]
+def _asked(frame: RawFrame) -> list[Question]:
+    return [frame.questions[number] for number in question_order(frame)]
 
 
 def answer_scores(
@@ -79,8 +92,9 @@ def answer_scores(
         beat: takes what is being done, once a frame.
 
     Returns:
-        `validation/<dataset>/<score>` for each of `SCORES`, without DriveLM's graph gate, and `validation/<score>`, the
-        mean over datasets; a picture of each dataset's first frame, on the rank that answered it, the main one.
+        `validation/<dataset>/<score>` for each score of the dataset, without DriveLM's graph gate, and
+        `validation/<score>`, the mean over the datasets that have it; a picture of each dataset's first frame, on the
+        rank that answered it, the main one.
     """
     values: dict[str, float] = {}
     pictures: list[Picture] = []
@@ -95,9 +109,10 @@ def answer_scores(
             values |= {f"validation/{asked.name}/{name}": value for name, value in scores.items()}
             pictures += [_picture(stage, asked, answers) for answers in own if answers.frame == asked.frames[0]]
     stage.train_mode()
-    for name in SCORES:
-        own_values = [values[f"validation/{asked.name}/{name}"] for asked in datasets]
-        values[f"validation/{name}"] = sum(own_values) / len(own_values)
+    for name in (*SCORES, EXACT):
+        own_values = [values[f"validation/{asked.name}/{name}"] for asked in datasets if name in asked.scores]
+        if own_values:
+            values[f"validation/{name}"] = sum(own_values) / len(own_values)
     return values, pictures
 
 
@@ -127,7 +142,7 @@ def _answer(stage: VlmStage, vlm: InternVLForConditionalGeneration, index: Datas
         vlm,
         stage.tokenizer,
         [frame],
-        question_ids=[tagged_order(frame)],
+        question_ids=[question_order(frame)],
         template=chat_template(recipe),
         layout=recipe.data.view,
         max_new_tokens=recipe.validation.max_new_tokens,
@@ -138,17 +153,21 @@ def _answer(stage: VlmStage, vlm: InternVLForConditionalGeneration, index: Datas
 
 def _score(asked: Asked, found: Sequence[_Answers]) -> dict[str, float]:
     if not found:
-        return dict.fromkeys(SCORES, 0.0)
+        return dict.fromkeys(asked.scores, 0.0)
     frames = {answers.frame: read_frame(asked.index, answers.frame, with_images=False) for answers in found}
-    rows = [
-        {"id": f"{frames[answers.frame].key}_{number}", "question": question.question, "answer": answer}
-        for answers in found
-        for number, (question, answer) in enumerate(
-            zip(tagged_questions(frames[answers.frame]), answers.answers, strict=True)
-        )
+    answered = [
+        (f"{frames[own.frame].key}_{number}", question, answer)
+        for own in found
+        for number, (question, answer) in enumerate(zip(_asked(frames[own.frame]), own.answers, strict=True))
     ]
-    summary = evaluate(references_json(frames.values()), rows, NoJudge()).summary()
-    return _flat(summary)
+    scores: dict[str, float] = {}
+    if EXACT in asked.scores:
+        right = [same_answer(answer, question.answer) for _, question, answer in answered if not question.tags]
+        scores[EXACT] = sum(right) / max(1, len(right))
+    if set(SCORES) & set(asked.scores):
+        rows = [{"id": name, "question": q.question, "answer": answer} for name, q, answer in answered if q.tags]
+        scores |= _flat(evaluate(references_json(frames.values()), rows, NoJudge()).summary())
+    return scores
 
 
 def _flat(summary: Mapping[str, Any]) -> dict[str, float]:
@@ -162,7 +181,7 @@ def _picture(stage: VlmStage, asked: Asked, answers: _Answers) -> Picture:
     tiles, _ = tile_jpegs(frame.images, stage.recipe.data.view)
     lines = [
         line
-        for question, answer in list(zip(tagged_questions(frame), answers.answers, strict=True))[:_SHOWN_QUESTIONS]
+        for question, answer in list(zip(_asked(frame), answers.answers, strict=True))[:_SHOWN_QUESTIONS]
         for line in (
             f"question: {question.question}",
             f"greedy answer: {answer}",

@@ -1,21 +1,22 @@
 """A recipe's held-out data in; at each look losses, scores of answers and pictures out, and the number that is best."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from data_shards.index import DatasetIndex
 from data_shards.loader import TextSettings
 from data_shards.plan import CostModel
 from trainer.data import Data, make_data
 from trainer.dist import Ranks
 from trainer.engine import Engine
 from trainer.loggers import Logger
-from trainer.recipe import DatasetSection, Recipe
+from trainer.recipe import DatasetSection, Recipe, ValidationSection
 from trainer.stages.base import Stage
 from trainer.stages.vlm import VlmStage
 from trainer.typed_yaml import ConfigError
 from trainer.validation import HeldOut, held_out_losses, num_packs
-from trainer.validation_answers import Asked, answer_scores, tagged_frames
+from trainer.validation_answers import Asked, answer_scores, asked_frames
 
 
 class Validator:
@@ -28,7 +29,7 @@ class Validator:
             ranks: None where this process is alone and only `notes` are wanted.
 
         Raises:
-            ConfigError: answers are asked for, and a dataset has no tagged question.
+            ConfigError: answers are asked for, and a dataset asks nothing, or nothing that `best` is a score of.
             ShardError, BadSample, PlanError: as for the training data.
         """
         self._recipe, self._stage, self._ranks = recipe, stage, ranks
@@ -40,20 +41,8 @@ class Validator:
         ]
         self._asked = []
         if settings.answers:
-            self._asked = [
-                Asked(
-                    name=name,
-                    index=own.sources[0].index,
-                    frames=_once(ranks, partial(tagged_frames, own.sources[0].index, settings.answers)),
-                )
-                for name, own in data.items()
-            ]
-        for asked in self._asked:
-            if not asked.frames:
-                raise ConfigError(
-                    f"validation.answers: got {settings.answers} frames of {asked.name!r}, which has no tagged "
-                    "question, expected DriveLM's test form; write the shards with `--form test` or `--form both`"
-                )
+            self._asked = [_asked(name, own.sources[0].index, settings, ranks) for name, own in data.items()]
+        _check_asked(self._asked, settings)
 
     def notes(self) -> list[str]:
         """Lines that say what will be looked at."""
@@ -93,8 +82,25 @@ class Validator:
         return None if value is None else (-value if best == "loss" else value)
 
 
-def _once(ranks: Ranks | None, act: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
-    return act() if ranks is None else ranks.on_main(act)
+def _check_asked(datasets: Sequence[Asked], settings: ValidationSection) -> None:
+    for asked in datasets:
+        if not asked.frames:
+            raise ConfigError(
+                f"validation.answers: got {settings.answers} frames of {asked.name!r}, which has no tagged or general "
+                "question, expected DriveLM's test form; write the shards with `--form test` or `--form both`"
+            )
+    scores = ["loss", *dict.fromkeys(name for asked in datasets for name in asked.scores)]
+    if datasets and settings.best not in scores:
+        raise ConfigError(
+            f"validation.best: got {settings.best!r}, which no dataset has questions for, expected one of "
+            f"{', '.join(scores)}"
+        )
+
+
+def _asked(name: str, index: DatasetIndex, settings: ValidationSection, ranks: Ranks | None) -> Asked:
+    act = partial(asked_frames, index, settings.answers)
+    frames, scores = act() if ranks is None else ranks.on_main(act)
+    return Asked(name=name, index=index, frames=frames, scores=scores)
 
 
 def _data(

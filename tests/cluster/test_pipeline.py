@@ -1,5 +1,6 @@
 """Pipelines on the local SLURM: order, arrays over parts, failures, and going on where they broke off."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,31 @@ def test_crashes_and_stops_without_progress_are_requeued_up_to_their_limits(tmp_
     assert [one.outcome for one in outcomes["stall"]] == [STOPPED, STOPPED]
     assert "2 starts in a row saved nothing new" in outcomes["stall"][-1].reason
     assert [one.outcome for one in outcomes["advance"]] == [STOPPED, STOPPED, DONE]
+
+
+def test_a_point_goes_on_without_waiting_for_the_others_and_one_that_fails_ends_alone(tmp_path):
+    out, folder = tmp_path / "out", tmp_path / "pipeline"
+    out.mkdir()
+    first = f"""bash -c "[ {{seed}} != 1 ] || exit 2; sleep {{wait}}; touch {out}/first-{{seed}}" """
+    second = f"""bash -c "ls {out} > {out}/seen-{{seed}}; echo '{{\\"score\\": {{seed}}}}' > {out}/{{seed}}.json" """
+    file = write_pipeline(
+        tmp_path / "p.yaml",
+        {"name": "first", "command": first, "points": True},
+        {"name": "second", "command": second, "points": True, "results": f"{out}/{{seed}}.json"},
+        max_crashes=0,
+    )
+    content = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({**content, "points": [{"seed": [0, 1, 2], "wait": [0, 0, 20]}]}))
+    said = jobs.slurm("pipeline", str(file), "--folder", str(folder), "--wait", expect=2).stderr
+    assert "step first: 1 of 3 not done" in said
+    assert "step second: 1 of 3 not done" in said
+    assert "first-2" not in (out / "seen-0").read_text().split()
+    assert "first-2" in (out / "seen-2").read_text().split()
+    assert not (out / "seen-1").exists()
+    shown = jobs.slurm("report", str(folder), "--metric", "second.score").stdout
+    rows = json.loads((folder / "report.json").read_text())["points"]
+    assert [row["metrics"]["second.score"] for row in rows] == [0.0, None, 2.0], shown
+    assert [row["state"] for row in rows] == ["done", "failed", "done"]
 
 
 def test_a_cancelled_job_is_not_requeued_and_gives_its_run_directory_back(tmp_path):

@@ -23,22 +23,27 @@ def test_a_sweep_with_a_failing_point_ends_with_a_report(world):
     swept = ("--array", "distill.codebook_size=8,16,1000000,32", "--throttle", "2", "--cpus-per-task", "1")
     jobs.slurm("sweep", *files, *swept, "--unchecked", "optim.weight_decay=0.0")
     jobs.slurm("report", str(folder))
-    before = {row["state"] for row in json.loads((folder / "report.json").read_text())}
+    before = {row["state"] for row in _points(folder)}
     assert before <= {"waiting", "running"}
 
     jobs.wait_for_end(folder, elements=4)
     said = jobs.slurm("report", str(folder)).stdout
-    rows = json.loads((folder / "report.json").read_text())
+    rows = _points(folder)
     assert [row["state"] for row in rows] == ["done", "done", "failed", "done"], said
     assert [row["values"]["distill.codebook_size"] for row in rows] == ["8", "16", "1000000", "32"]
     assert "got 1000000, more than the" in rows[2]["error"]
-    assert rows[2]["metric"] is None
-    assert len({row["metric"] for row in rows if row["metric"] is not None}) == 3
+    found = [row["metrics"]["loss/total"] for row in rows]
+    assert found[2] is None
+    assert len(set(found)) == 4
     assert _most_at_once(folder, 4) == 2
     assert len(load_attempts(folder, 2).starts) == 1
     assert Image.open(folder / "report.png").size == (760, 440)
     assert (folder / "report.html").read_text().count("<circle") == 3
     assert _hparams(folder / "points" / rows[0]["name"] / "tensorboard") == {"distill.codebook_size": 8.0}
+
+
+def _points(folder: Path) -> list[dict]:
+    return json.loads((folder / "report.json").read_text())["points"]
 
 
 def _most_at_once(folder: Path, elements: int) -> int:

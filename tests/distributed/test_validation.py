@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data_shards.asked import question_order
 from data_shards.index import load_index
 from data_shards.read import read_frame
 from data_shards.sources.drivelm_select import references_json
@@ -22,7 +23,6 @@ from trainer.evaluate.judge import NoJudge
 from trainer.evaluate.predict import answer_frames
 from trainer.stages import make_stage
 from trainer.stages.vlm import chat_template
-from trainer.validation_answers import tagged_order
 
 pytestmark = pytest.mark.distributed
 
@@ -103,7 +103,7 @@ def test_scores_are_those_of_the_finished_models_answers(watched, held_out):
     stage = make_stage(recipe, torch.float32)
     index = load_index(held_out)
     frames = [read_frame(index, place) for place in range(ANSWERED)]
-    orders = [tagged_order(frame) for frame in frames]
+    orders = [question_order(frame) for frame in frames]
     answers = answer_frames(
         load_vlm(watched / "model"),
         stage.tokenizer,

@@ -43,12 +43,10 @@ def centre_points(graded: Iterable[GradedQuestion], references: Mapping[str, Any
         for tag, error in point_errors(meant_tags(g.answer), meant_tags(g.question.answer)):
             by_camera[tag.camera].append(error)
             by_distance[distance_group(infos.get(tag.text, {}).get("Distance"))].append(error)
-    groups = [distance_group(bound - 1e-6) for bound in DISTANCE_BOUNDS]
-    groups += [distance_group(DISTANCE_BOUNDS[-1]), UNKNOWN]
     return {
         "all": _row([error for errors in by_camera.values() for error in errors]),
         "by_camera": {camera: _row(by_camera[camera]) for camera in CAMERAS},
-        "by_distance": {group: _row(by_distance[group]) for group in groups if group in by_distance},
+        "by_distance": {group: _row(by_distance[group]) for group in distance_groups() if group in by_distance},
     }
 
 
@@ -70,6 +68,11 @@ def point_errors(predicted: Sequence[Tag], reference: Sequence[Tag]) -> list[tup
             taken.add(i)
             errors[j] = error
     return [(tag, errors.get(j)) for j, tag in enumerate(reference)]
+
+
+def distance_groups() -> list[str]:
+    """Every group, the nearest first."""
+    return [*(distance_group(bound - 1e-6) for bound in DISTANCE_BOUNDS), distance_group(DISTANCE_BOUNDS[-1]), UNKNOWN]
 
 
 def distance_group(metres: Any) -> str:

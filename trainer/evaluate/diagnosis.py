@@ -9,6 +9,7 @@ from trainer.evaluate.drivelm import Evaluation
 from trainer.evaluate.failures_attributes import attribute_errors
 from trainer.evaluate.failures_syntax import syntax_drift
 from trainer.evaluate.failures_tags import camera_confusion, copied_tags, invented_and_left_out
+from trainer.evaluate.named_objects import named_objects
 
 
 def diagnose(evaluation: Evaluation, references: Mapping[str, Any]) -> dict[str, Any]:
@@ -18,6 +19,7 @@ def diagnose(evaluation: Evaluation, references: Mapping[str, Any]) -> dict[str,
         "syntax": syntax_drift(graded),
         "camera_confusion": camera_confusion(graded),
         "centre_points": centre_points(graded, references),
+        "named_objects": named_objects(graded, references),
         "objects": invented_and_left_out(graded),
         "attributes": attribute_errors(graded, references),
         "contradictions": contradictions(graded),

@@ -120,7 +120,7 @@ def match_answers(
             if not _choice(answers[q.id], q)
         ]
     else:
-        right = [_plain(answers[q.id]) == _plain(q.answer) for q in questions]
+        right = [same_answer(answers[q.id], q.answer) for q in questions]
     return Matched(
         questions=tuple(questions),
         answers=tuple(answers[q.id] for q in questions),
@@ -166,6 +166,11 @@ def match_scores(benchmark: str, matched: Matched, resampling: Resampling) -> di
 def compare_matches(before: Matched, after: Matched, resampling: Resampling) -> dict[str, Any]:
     """Accuracy, its mean over types and that of each type of two predictions, see `intervals.comparison`."""
     return comparison(_sums(before), _sums(after), _accuracies, resampling)
+
+
+def same_answer(answer: str, reference: str) -> bool:
+    """Whether two texts are equal but for case, spaces and a full stop at the end."""
+    return _plain(answer) == _plain(reference)
 
 
 def _sums(matched: Matched) -> SceneSums:

@@ -2,6 +2,7 @@
 
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from slurm import plot, state
 from slurm.attempts import Attempts
 from slurm.cli import main
 from slurm.cluster import JobState
-from slurm.report import reduced
+from slurm.report import parse_metrics
+from slurm.report_rows import Metric, grouped, read_rows, reduced
 from slurm.spec import Work, save_ids, save_spec
+from slurm.typed import SlurmError
 from tests.unit.slurm.samples import spec, start
 
 
@@ -48,9 +51,9 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_point_is_shown_with_its_state(sweep, capsys):
     assert main(["report", str(sweep)]) == 0
-    rows = json.loads((sweep / "report.json").read_text())
+    rows = json.loads((sweep / "report.json").read_text())["points"]
     assert [row["state"] for row in rows] == ["done", "running", "failed", "waiting"]
-    assert [row["metric"] for row in rows] == [2.0, 4.0, None, None]
+    assert [row["metrics"]["loss/total"] for row in rows] == [2.0, 4.0, None, None]
     assert [row["step"] for row in rows] == [2, 1, 0, 0]
     said = capsys.readouterr().out
     assert "lr=1e-2: failed: rank 0: out of <memory>" in said
@@ -74,7 +77,8 @@ def test_page_and_picture_show_the_same_points(sweep):
 
 def test_summaries_and_reductions_can_be_asked_for(sweep, capsys):
     assert main(["report", str(sweep), "--metric", "loss_last"]) == 0
-    assert [row["metric"] for row in json.loads((sweep / "report.json").read_text())] == [2.5, None, None, None]
+    points = json.loads((sweep / "report.json").read_text())["points"]
+    assert [row["metrics"]["loss_last"] for row in points] == [2.5, None, None, None]
     assert [reduced([3.0, 1.0, 2.0], how) for how in ("last", "mean10", "min", "max")] == [2.0, 2.0, 1.0, 3.0]
     assert reduced([], "min") is None
     assert main(["report", str(sweep), "--metric", "loss/totl"]) == 2
@@ -92,8 +96,104 @@ def test_a_job_that_is_no_sweep_has_no_report(tmp_path, capsys):
 def test_any_points_make_a_chart_inside_its_frame(tmp_path, categories, ys):
     points = [plot.Point(x=float(i), y=y, whole=True, title="p") for i, y in enumerate(ys)]
     chart = plot.Chart(x_label="x", y_label="y", series={"": points} if points else {}, categories=categories)
-    plot.write_png(chart, tmp_path / "a.png")
+    plot.write_png([chart, chart], tmp_path / "a.png")
+    assert Image.open(tmp_path / "a.png").size == (plot.WIDTH, 2 * plot.HEIGHT)
     svg = ElementTree.fromstring(plot.render_svg(chart))
     for circle in svg.iter("{http://www.w3.org/2000/svg}circle"):
         assert plot.LEFT <= float(circle.get("cx")) <= plot.WIDTH - plot.RIGHT
         assert plot.TOP <= float(circle.get("cy")) <= plot.HEIGHT - plot.BOTTOM
+
+
+def test_a_mean_of_points_has_a_bar_from_the_smallest_to_the_largest_of_them():
+    point = plot.Point(x=1.0, y=2.0, whole=True, title="mean of 2", low=0.0, high=3.0)
+    chart = plot.Chart(x_label="x", y_label="y", series={"": [point]}, categories=None)
+    svg = ElementTree.fromstring(plot.render_svg(chart))
+    colour = plot.COLOURS[0]
+    (bar,) = [p.get("d") for p in svg.iter("{http://www.w3.org/2000/svg}path") if p.get("stroke") == colour]
+    (circle,) = svg.iter("{http://www.w3.org/2000/svg}circle")
+    low, high = map(float, bar.split(" ")[1].split("V"))
+    assert plot.TOP <= high < float(circle.get("cy")) < low <= plot.HEIGHT - plot.BOTTOM
+    assert bar.startswith(f"M{circle.get('cx')} ")
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two steps over projector and seed: trained, then scored but for the last point, whose scoring failed."""
+    monkeypatch.setattr(state, "has_sbatch", lambda: False)
+    root = tmp_path / "pipeline"
+    points = [{"projector": projector, "seed": seed} for projector in ("linear", "mlp") for seed in "01"]
+    data, train, score = (root / name for name in ("00-data", "01-train", "02-score"))
+    for folder in (data, train, score):
+        folder.mkdir(parents=True)
+    save_spec(data, spec(name="data"))
+    runs = [root / f"run-{i}" for i in range(4)]
+    trained = [Work(name=f"p{i}", command=("x",), run_dir=runs[i], values=values) for i, values in enumerate(points)]
+    files = [root / f"scores-{i}.json" for i in range(4)]
+    scored = [Work(name=f"p{i}", command=("x",), results=files[i], values=values) for i, values in enumerate(points)]
+    save_spec(train, spec(*trained, name="train"))
+    save_spec(score, spec(*scored, name="score"))
+    for folder in (train, score):
+        save_ids(folder, tuple(f"{folder.name}_{i}" for i in range(4)))
+    for i in range(4):
+        runs[i].mkdir()
+        (runs[i] / "metrics.jsonl").write_text(json.dumps({"step": 9, "time": 0, "loss/total": 1.0 + i}) + "\n")
+        done = start(0, records.DONE, job=f"{train.name}_{i}")
+        last = replace(done, job=f"{score.name}_{i}")
+        if i == 3:
+            last = replace(last, outcome=records.CRASHED, reason="rank 0: no such file")
+        records.save_attempts(train, i, Attempts(starts=(done,)))
+        records.save_attempts(score, i, Attempts(starts=(last,)))
+        if i < 3:
+            files[i].write_text(json.dumps({"ungated": {"accuracy": 0.1 * i}, "rows": [1, 2], "final": None}))
+    return root
+
+
+def test_a_pipelines_steps_are_put_together_point_by_point(pipeline):
+    metrics = [Metric(name="loss/total", label="loss"), Metric(name="score.ungated.accuracy", label="accuracy")]
+    rows = read_rows(pipeline, metrics)
+    assert [dict(row.metrics) for row in rows[:3]] == [{"loss": 1.0 + i, "accuracy": 0.1 * i} for i in range(3)]
+    assert dict(rows[3].metrics) == {"loss": 4.0, "accuracy": None}
+    assert [row.state for row in rows] == ["done", "done", "done", "failed"]
+    assert rows[3].error == "score: rank 0: no such file"
+    assert [row.step for row in rows] == [9, 9, 9, 9]
+    assert [row.state for row in read_rows(pipeline, metrics[:1], "train")] == ["done"] * 4
+    with pytest.raises(SlurmError, match="--step: got 'data'"):
+        read_rows(pipeline, metrics, "data")
+    with pytest.raises(SlurmError, match="did you mean 'score.ungated.accuracy'"):
+        read_rows(pipeline, [Metric(name="score.accuracy", label="x")])
+
+
+def test_seeds_are_put_together_with_mean_and_spread(pipeline):
+    metrics = [Metric(name="loss/total", label="loss"), Metric(name="score.ungated.accuracy", label="accuracy")]
+    linear, mlp = grouped(read_rows(pipeline, metrics), ["seed"])
+    assert (linear.values, mlp.values) == ({"projector": "linear"}, {"projector": "mlp"})
+    assert (linear.metrics["loss"].mean, linear.metrics["loss"].low, linear.metrics["loss"].high) == (1.5, 1.0, 2.0)
+    assert (mlp.metrics["accuracy"].mean, mlp.metrics["accuracy"].count) == (0.2, 1)
+    assert (linear.done, mlp.done) == (True, False)
+    with pytest.raises(SlurmError, match="--over: got 'sed'; did you mean 'seed'"):
+        grouped(read_rows(pipeline, metrics), ["sed"])
+
+
+def test_several_metrics_have_a_chart_each_or_one_together(pipeline, capsys):
+    asked = ["--metric", "loss/total", "--metric", "accuracy=score.ungated.accuracy", "--over", "seed"]
+    assert main(["report", str(pipeline), *asked]) == 0
+    said = capsys.readouterr().out
+    assert "| linear    | 1.5 (1 to 2) | 0.05 (0 to 0.1) | 2      |" in said
+    assert "p3: failed: score: " in said
+    page = (pipeline / "report.html").read_text()
+    assert (page.count("<svg"), page.count("<circle")) == (2, 4)
+    assert Image.open(pipeline / "report.png").size == (plot.WIDTH, 2 * plot.HEIGHT)
+    assert main(["report", str(pipeline), *asked, "--together", "--title", "A & B"]) == 0
+    page = (pipeline / "report.html").read_text()
+    assert (page.count("<svg"), page.count("<circle")) == (1, 4)
+    assert "<h1>A &amp; B</h1>" in page
+    groups = json.loads((pipeline / "report.json").read_text())["groups"]
+    assert groups[0]["metrics"]["loss/total"] == {"mean": 1.5, "low": 1.0, "high": 2.0, "count": 2}
+
+
+def test_metrics_may_have_labels():
+    assert parse_metrics(["a/b", "x=c"], "last") == [Metric(name="a/b", label="a/b"), Metric(name="c", label="x")]
+    assert parse_metrics(["a"], "min") == [Metric(name="a", label="a (min)", reduce="min")]
+    for texts in (["=a"], ["a="], ["x=a", "x=b"]):
+        with pytest.raises(SlurmError, match="--metric"):
+            parse_metrics(texts, "last")
