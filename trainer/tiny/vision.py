@@ -89,6 +89,8 @@ def train_teacher(
     tower = build_vision(config, generator)
     width, num_words = 4 * config.hidden_size, len(data.vocabulary)
     head = nn.Linear(width, num_words + 2)
+    for parameter in head.parameters():
+        nn.init.uniform_(parameter, -(width**-0.5), width**-0.5, generator=generator)
     parameters = [*tower.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05)
     for step in range(steps):
