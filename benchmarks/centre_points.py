@@ -1,8 +1,8 @@
 """Formats of points and weights on their tokens in, how far off the answered points lie out: the synthetic world's.
 
-    python benchmarks/centre_points.py [--out DIR] [--formats pixels.1 canvas.0 ...] [--weights 1 4] [--seeds 1 2 3]
+    python -m benchmarks.centre_points [--out DIR] [--formats pixels.1 canvas.0 ...] [--weights 1 4] [--seeds 1 2 3]
 
-Every combination fine-tunes the same model on the same scenes for the same steps, answers held-out scenes, and is
+Every combination fine-tunes the same model on the same scenes for the same steps, two at a time, answers held-out scenes, and is
 scored in DriveLM's pixels: `trainer.evaluate.centre_points`. Started again with the same arguments it goes on where it
 was. A format is a space and its decimals, see `data_shards.coords`. The tiny language model was pretrained on points in
 pixels, so that the other formats begin behind; what a short run says in their favour is said all the more.
@@ -17,15 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from data_shards.coords import CoordinateFormat  # noqa: E402
-from trainer.demo import run_command, train_stage  # noqa: E402
-from trainer.evaluate.diagnosis import diagnose  # noqa: E402
-from trainer.evaluate.drivelm import evaluate  # noqa: E402
-from trainer.evaluate.judge import NoJudge  # noqa: E402
-from trainer.evaluate.submission import read_references, read_submission  # noqa: E402
+from benchmarks.students import answer, make_world, side_by_side, train
+from data_shards.coords import CoordinateFormat
+from trainer.evaluate.diagnosis import diagnose
+from trainer.evaluate.drivelm import evaluate
+from trainer.evaluate.judge import NoJudge
+from trainer.evaluate.submission import read_references, read_submission
 
 FORMATS = ("pixels.1", "pixels.0", "canvas.0", "canvas.1", "view.0", "view.1")
 COLUMNS = {
@@ -62,16 +59,20 @@ def main(arguments: Sequence[str]) -> int:
     """Run what is not done yet, write results.json, print the table."""
     options = _parser().parse_args(arguments)
     data = options.out / "data"
-    _make_data(data, options)
+    make_world(data, scenes=options.scenes, held_out=options.heldout_scenes, seed=options.world)
     references = read_references(data / "references.json")
-    results: dict[str, dict[str, Any]] = {}
-    for seed in options.seeds:
-        for weight in options.weights:
-            for name in options.formats:
-                variant = Variant(format=parse_format(name), weight=weight, seed=seed)
-                answers = _answers(variant, options, data)
-                results[variant.directory] = {"way": variant.way, **measure(references, answers)}
-                (options.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    variants = [
+        Variant(format=parse_format(name), weight=weight, seed=seed)
+        for seed in options.seeds
+        for weight in options.weights
+        for name in options.formats
+    ]
+    answers = side_by_side(options.jobs, lambda variant: _answers(variant, options, data), variants)
+    results = {
+        variant.directory: {"way": variant.way, **measure(references, read_submission(own))}
+        for variant, own in zip(variants, answers, strict=True)
+    }
+    (options.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     print(table(results))
     return 0
 
@@ -131,41 +132,20 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean:.{digits}f}" + (f" ({farthest:.{digits}f})" if len(values) > 1 else "")
 
 
-def _make_data(data: Path, options: argparse.Namespace) -> None:
-    make = [sys.executable, "-m", "data_shards", "synthetic", "--image-width", "400", "--seed", str(options.world)]
-    scenes = options.scenes + options.heldout_scenes
-    if not (data / "driving" / "val" / "dataset.json").is_file():
-        share = ["--val-fraction", f"{options.heldout_scenes / scenes:.6f}"]
-        run_command([*make, "--scenes", str(scenes), "--frames-per-scene", "2", *share, "--out", str(data / "driving")])
-    if not (data / "references.json").is_file():
-        validation = str(data / "driving" / "val")
-        run_command(
-            [sys.executable, "-m", "data_shards", "references", validation, "--out", str(data / "references.json")]
-        )
-
-
-def _answers(variant: Variant, options: argparse.Namespace, data: Path) -> list[Any]:
+def _answers(variant: Variant, options: argparse.Namespace, data: Path) -> Path:
     """Fine-tune and answer, as far as that is not done."""
     run_dir = options.out / variant.directory
-    answers = run_dir / "predictions.json"
-    if not answers.is_file():
-        train_stage(
-            "finetune",
-            [
-                f"run_dir={run_dir}",
-                f"model.vlm={options.model}",
-                f"data.datasets=[{{path: {data / 'driving' / 'train'}}}]",
-                f"data.coordinates={{space: {variant.format.space}, decimals: {variant.format.decimals}}}",
-                f"coordinate_weight={variant.weight}",
-                f"seed={variant.seed}",
-                f"steps={options.steps}",
-                "image_log_every=0",
-            ],
-        )
-        predict = [sys.executable, "-m", "trainer.evaluate", "predict", "--model", str(run_dir / "model")]
-        predict += ["--data", str(data / "driving" / "val"), "--max-new-tokens", "200", "--out", str(answers)]
-        run_command(predict)
-    return read_submission(answers)
+    settings = [
+        f"model.vlm={options.model}",
+        f"data.datasets=[{{path: {data / 'driving' / 'train'}}}]",
+        f"data.coordinates={{space: {variant.format.space}, decimals: {variant.format.decimals}}}",
+        f"coordinate_weight={variant.weight}",
+        f"seed={variant.seed}",
+        f"steps={options.steps}",
+        "checkpoint_every=0",
+    ]
+    model = train("finetune", run_dir, settings)
+    return answer(model, data / "driving" / "val", run_dir / "predictions.json")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -175,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), metavar="SPACE.DECIMALS")
     parser.add_argument("--weights", nargs="+", type=float, default=[1.0, 4.0], help="on tokens that write a point")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a core for each (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=480, help="of each run (default: %(default)s)")
     parser.add_argument("--scenes", type=int, default=400, help="of two key frames (default: %(default)s)")
     parser.add_argument("--heldout-scenes", type=int, default=60, help="(default: %(default)s)")

@@ -2,7 +2,7 @@
 
     python -m benchmarks.distillation_study --out runs/bench/distillation_study.json
 
-Every student goes through the demo's stages with fewer steps. `undistilled` never saw the teacher; `undistilled longer`
+Every student goes through the demo's stages with fewer steps, on one rank, two students at a time. `undistilled` never saw the teacher; `undistilled longer`
 gets the steps of the distillation as further steps of stage 2, so that both students take equally many. Terms, the
 entries kept in cached targets, and three teachers of several sizes are compared on the first seeds. What is done
 already under --work-dir is kept: started again, the study goes on.
@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.students import ROOT, answer, execute, make_world, side_by_side, train
 from data_shards.atomic import write_atomically
-from trainer.demo import ROOT, TINY, Sizes, columns, make_data, run_command, train_stage
+from trainer.demo import TINY, columns
 from trainer.evaluate.drivelm import score
 from trainer.evaluate.judge import NoJudge
 from trainer.evaluate.submission import read_references, read_submission
@@ -27,6 +28,9 @@ from trainer.tiny.sized import make_sized_teacher, sized_config
 
 TEACHERS = {"small": (64, 2), "medium": (96, 3), "large": (160, 5)}
 """Width and layers."""
+
+SETS = ("driving", "general")
+"""Datasets of the demo's recipes."""
 
 ANSWERS = [f"model.teacher_vlm={TINY / 'teacher-vlm'}", "data.max_tokens=4096", "data.questions_per_visit=4"]
 
@@ -94,15 +98,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         teacher_steps=options.teacher_steps,
         scenes=options.scenes,
     )
-    if not (study.work / "data" / "references.json").is_file():
-        held_out = max(2, study.scenes // 8)
-        make_data(study.work / "data", Sizes(train_scenes=study.scenes, heldout_scenes=held_out, general_images=100))
+    held_out = max(2, study.scenes // 8)
+    make_world(study.work / "data", scenes=study.scenes, held_out=held_out, seed=20, general_images=100)
     wanted = options.variants.split(",") if options.variants else [*MAIN, *ABLATIONS]
     plan = [(name, seed) for seed in range(options.seeds) for name in wanted if name in MAIN]
     plan += [(name, seed) for seed in range(options.ablation_seeds) for name in wanted if name in ABLATIONS]
+    for name in dict.fromkeys(name for name, _ in plan):
+        prepare(study, (MAIN | ABLATIONS)[name])
+    found = side_by_side(options.jobs, lambda one: run_variant(study, *one), plan)
     scores: dict[str, dict[str, Any]] = {}
-    for name, seed in plan:
-        scores.setdefault(name, {})[str(seed)] = run_variant(study, name, seed)
+    for (name, seed), own in zip(plan, found, strict=True):
+        scores.setdefault(name, {})[str(seed)] = own
     result = {"sizes": {k: str(v) for k, v in vars(study).items() if k != "work"}, "scores": scores}
     print(table(scores))
     if options.out:
@@ -118,16 +124,15 @@ def run_variant(study: Study, name: str, seed: int) -> dict[str, float]:
     kept = home / "scores.json"
     if kept.is_file():
         return json.loads(kept.read_text())
-    vision = "tiny-student"
+    common = [f"seed={seed}", "checkpoint_every=0", *_data(study)]
+    vision: str | Path = "tiny-student"
     if variant.distill is not None:
-        _stage("distill", home, study, seed, study.distill_steps, _distillation(study, variant))
-        vision = f"{home}/distill/model"
-    _stage("align", home, study, seed, study.align_steps, [f"model.vision={vision}"])
+        settings = [f"steps={study.distill_steps}", *common, *_distillation(study, variant)]
+        vision = train("distill", home / "distill", settings)
+    aligned = train("align", home / "align", [f"steps={study.align_steps}", *common, f"model.vision={vision}"])
     steps = study.finetune_steps + (study.distill_steps if variant.longer else 0)
-    _stage("finetune", home, study, seed, steps, [f"model.vlm={home}/align/model"])
-    answers, held_out = home / "predictions.json", str(study.work / "data" / "driving" / "val")
-    predict = [sys.executable, "-m", "trainer.evaluate", "predict", "--max-new-tokens", "200", "--data", held_out]
-    run_command([*predict, "--model", f"{home}/finetune/model", "--out", str(answers)])
+    tuned = train("finetune", home / "finetune", [f"steps={steps}", *common, f"model.vlm={aligned}"])
+    answers = answer(tuned, study.work / "data" / "driving" / "val", home / "predictions.json")
     references = read_references(study.work / "data" / "references.json")
     scores = columns(score(references, read_submission(answers), NoJudge()))
     write_atomically(kept, json.dumps(scores, indent=2).encode())
@@ -151,32 +156,38 @@ def table(scores: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _stage(stage: str, home: Path, study: Study, seed: int, steps: int, more: Sequence[str]) -> None:
-    if (home / stage / "summary.json").is_file() and (home / stage / "model").is_dir():
-        return
-    own = [f"run_dir={home / stage}", f"seed={100 * seed + len(stage)}", f"steps={steps}", "checkpoint_every=0"]
-    train_stage(stage, [*own, "image_log_every=0", *_data(study), *more])
-
-
 def _data(study: Study) -> list[str]:
     data = study.work / "data"
     return [f"data.datasets.0.path={data}/driving/train", f"data.datasets.1.path={data}/general"]
 
 
-def _distillation(study: Study, variant: Variant) -> list[str]:
-    """Settings of a variant's distillation; makes its teacher or its cached targets where they are missing."""
-    assert variant.distill is not None
+def prepare(study: Study, variant: Variant) -> None:
+    """Make the teacher or the cached targets of a variant, where it needs them and they are missing."""
     if variant.teacher is not None:
-        return [*variant.distill, f"model.teacher={_teacher(study, variant.teacher)}"]
-    if variant.top_k is None:
-        return list(variant.distill)
-    targets = study.work / f"targets-{variant.top_k}"
-    cached = [f"distill.codebook={study.work}/codebook.safetensors", f"distill.top_k={variant.top_k}"]
-    cached += [f"data.datasets.{i}.targets={targets}/{name}" for i, name in enumerate(("driving", "general"))]
-    make = [sys.executable, "-m", "data_shards", "teacher-targets", "--recipe", "trainer/recipes/demo_distill.yaml"]
-    run_command([*make, "--fit-codebook", *_data(study), *cached])
-    run_command([*make, *_data(study), *cached])
-    return [*variant.distill, *cached]
+        _teacher(study, variant.teacher)
+    cached = [] if variant.top_k is None else _cached(study, variant.top_k)
+    if cached and not all((_targets(study, variant.top_k) / name / "dataset.json").is_file() for name in SETS):
+        make = ["-m", "data_shards", "teacher-targets", "--recipe", "trainer/recipes/demo_distill.yaml"]
+        log = _targets(study, variant.top_k).with_suffix(".log")
+        execute([*make, "--fit-codebook", *_data(study), *cached], log)
+        execute([*make, *_data(study), *cached], log)
+
+
+def _distillation(study: Study, variant: Variant) -> list[str]:
+    """Settings of a variant's distillation."""
+    assert variant.distill is not None
+    teacher = [] if variant.teacher is None else [f"model.teacher={study.work}/teacher-{variant.teacher}"]
+    cached = [] if variant.top_k is None else _cached(study, variant.top_k)
+    return [*variant.distill, *teacher, *cached]
+
+
+def _cached(study: Study, top_k: int) -> list[str]:
+    targets = [f"data.datasets.{i}.targets={_targets(study, top_k)}/{name}" for i, name in enumerate(SETS)]
+    return [f"distill.codebook={study.work}/codebook.safetensors", f"distill.top_k={top_k}", *targets]
+
+
+def _targets(study: Study, top_k: int | None) -> Path:
+    return study.work / f"targets-{top_k}"
 
 
 def _teacher(study: Study, name: str) -> Path:
@@ -191,6 +202,7 @@ def _teacher(study: Study, name: str) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work-dir", type=Path, default=Path("runs/study"))
+    parser.add_argument("--jobs", type=int, default=2, help="students trained at a time, a core for each (default: 2)")
     parser.add_argument("--seeds", type=int, default=3, help="of distilled and undistilled (default: 3)")
     parser.add_argument("--ablation-seeds", type=int, default=1, help="of the ablations (default: 1)")
     parser.add_argument("--variants", help="only these, by name, separated by commas")

@@ -2,7 +2,8 @@
 
 `python -m benchmarks.full_size --scratch DIR` makes a random bfloat16 checkpoint in OpenGVLab's layout, converts it,
 loads it on two ranks under ZeRO-3 on the CPU without an optimiser, writes it from its parts, exports that, converts the
-export back, and compares beginning and end bit for bit. DIR needs room for five of them (22 GB for `drivlm-2b`).
+export back, and compares beginning and end bit for bit; the same checkpoint as one pickled `.bin` file is converted
+too. DIR needs room for seven of them (31 GB for `drivlm-2b`).
 """
 
 import argparse
@@ -27,6 +28,7 @@ from models.convert import convert
 from models.convert.opengvlab_json import chat_json
 from models.convert.plan import INTERNVL_IMAGE_TOKEN, INTERNVL_VOCABULARY
 from models.convert.rules import steps_between
+from models.convert.source import BIN_FILE
 from models.loading import fill
 from models.presets import vlm_preset
 from models.sharded_safetensors import ShardedReader, ShardedWriter
@@ -40,7 +42,7 @@ from trainer.run_dir import write_model
 ALLOWANCE = 1_500_000_000
 """Bytes that a process may use above the largest tensor, and under ZeRO-3 above its part of the model too."""
 
-PARTS = ("made", "converted", "run", "exported", "back")
+PARTS = ("made", "pickled", "unpickled", "converted", "run", "exported", "back")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,8 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(preset: str, scratch: Path, ranks: int) -> dict[str, Any]:
-    made, converted, run, exported, back = (scratch / name for name in PARTS)
+    made, pickled, unpickled, converted, run, exported, back = (scratch / name for name in PARTS)
     steps = [_in_process("make", _make, preset, made), _in_process("convert", convert, made, converted)]
+    _in_process("pickle", _pickle, made, pickled)
+    steps.append(_in_process("convert .bin", _convert_pickle, pickled, unpickled))
     steps += _on_ranks(converted, run, ranks)
     steps.append(_in_process("export", export, run, exported))
     steps.append(_in_process("back", _convert_back, exported, back))
@@ -83,7 +87,7 @@ def _measure(preset: str, scratch: Path, ranks: int) -> dict[str, Any]:
         "checkpoint_bytes": sum(sizes),
         "largest_tensor_bytes": max(sizes),
         "ranks": ranks,
-        "identical": _identical(made, back),
+        "identical": _identical(made, back) and _identical(converted, unpickled),
         "steps": steps,
     }
 
@@ -100,6 +104,17 @@ def _make(preset: str, directory: Path) -> None:
     values = chat_json(config, directory / "config.json") | {"torch_dtype": "bfloat16"}
     (directory / "config.json").write_text(json.dumps(values))
     write_tokenizer(directory, INTERNVL_VOCABULARY)
+
+
+def _pickle(made: Path, pickled: Path) -> None:
+    """The same checkpoint as one file of `torch.save`."""
+    shutil.copytree(made, pickled, ignore=shutil.ignore_patterns("*.safetensors", "*.safetensors.index.json"))
+    reader = ShardedReader(made)
+    torch.save({name: reader.tensor(name) for name in reader.names}, pickled / BIN_FILE)
+
+
+def _convert_pickle(pickled: Path, unpickled: Path) -> None:
+    convert(pickled, unpickled, allow_pickle=True)
 
 
 def _convert_back(exported: Path, back: Path) -> None:
@@ -208,7 +223,7 @@ def _print(report: Mapping[str, Any]) -> None:
     )
     for step in report["steps"]:
         print(
-            f"{step['step']:<8} rank {step['rank']}  peak {step['peak_rss'] / 1e9:5.2f} GB of at most "
+            f"{step['step']:<12} rank {step['rank']}  peak {step['peak_rss'] / 1e9:5.2f} GB of at most "
             f"{step['bound'] / 1e9:.2f}  {step['seconds']:6.1f} s"
         )
     print(f"identical at the end: {report['identical']}")

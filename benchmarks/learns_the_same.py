@@ -10,9 +10,7 @@ done already is kept, so a stopped benchmark goes on with the same command.
 import argparse
 import json
 import math
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks.students import ROOT, answer, make_world, side_by_side, train
 from data_shards.atomic import write_atomically
 from data_shards.chat import internlm2_chat
 from data_shards.index import load_index
@@ -30,7 +29,6 @@ from trainer.evaluate.drivelm import score
 from trainer.evaluate.judge import NoJudge
 from trainer.evaluate.submission import read_references, read_submission
 
-ROOT = Path(__file__).resolve().parents[1]
 PARTS = ROOT / "models" / "tiny"
 VIEW = ViewLayout(tile_size=112, max_tiles=1, thumbnail=False)
 TOKENS_PER_TILE = 16
@@ -46,14 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--questions", type=int, default=8000, help="seen by each run (default: 8000)")
     parser.add_argument("--questions-per-step", type=int, default=64)
     parser.add_argument("--align-steps", type=int, default=60, help="of the model they all start from (default: 60)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a core for each (default: 2)")
     parser.add_argument("--scenes", type=int, default=200, help="to train on; a tenth as many again to ask about")
     parser.add_argument("--work", type=Path, default=Path("runs/bench/learns"))
     options = parser.parse_args(arguments)
-    make_world(options.work, options.scenes)
-    join_parts(options.work, options.align_steps)
-    sizes = lengths(options.work / "data" / "train")
+    held_out = max(1, options.scenes // 10)
+    make_world(options.work / "data", scenes=options.scenes, held_out=held_out, seed=20)
+    base = join_parts(options.work, options.align_steps)
+    sizes = lengths(options.work / "data" / "driving" / "train")
+    plan = [(visit, seed) for seed in options.seeds for visit in options.visits]
+    found = side_by_side(options.jobs, lambda one: run(options, base, sizes, *one), plan)
     runs = {
-        visit: [run(options, sizes, questions_per_visit=visit, seed=seed) for seed in options.seeds]
+        visit: [result for (own, _), result in zip(plan, found, strict=True) if own == visit]
         for visit in options.visits
     }
     result = {"questions": options.questions, "runs": runs, "table": table(runs, options.visits[0])}
@@ -63,23 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def make_world(work: Path, scenes: int) -> None:
-    """Shards of training and held-out scenes, and references."""
-    held_out = max(1, scenes // 10)
-    command = ["-m", "data_shards", "synthetic", "--frames-per-scene", "2", "--image-width", "400", "--seed", "20"]
-    fraction = held_out / (scenes + held_out)
-    data = work / "data"
-    execute([*command, "--scenes", str(scenes + held_out), "--val-fraction", f"{fraction:.6f}", "--out", str(data)])
-    execute(["-m", "data_shards", "references", str(data / "val"), "--out", str(work / "references.json")])
-
-
-def join_parts(work: Path, steps: int) -> None:
+def join_parts(work: Path, steps: int) -> Path:
     """The model that every run starts from: tiny tower and language model, and a projector trained for some steps."""
-    settings = [f"run_dir={work / 'base'}", f"steps={steps}", f"model.vision={PARTS / 'teacher-vlm'}"]
-    train("align", [*settings, data_of(work), "checkpoint_every=20"])
+    return train("align", work / "base", [f"steps={steps}", f"model.vision={PARTS / 'teacher-vlm'}", data_of(work)])
 
 
-def run(options: argparse.Namespace, sizes: SizeTable, *, questions_per_visit: int, seed: int) -> dict[str, float]:
+def run(
+    options: argparse.Namespace, base: Path, sizes: SizeTable, questions_per_visit: int, seed: int
+) -> dict[str, float]:
     """Train, answer, score; or the scores of an earlier start."""
     place = options.work / f"visit-{questions_per_visit}-seed-{seed}"
     done = place / "scores.json"
@@ -87,13 +80,12 @@ def run(options: argparse.Namespace, sizes: SizeTable, *, questions_per_visit: i
         return json.loads(done.read_text())
     max_tokens, per_pack = limit_for(sizes, questions_per_visit, options.questions_per_step)
     steps = max(1, round(options.questions / per_pack))
-    settings = [f"run_dir={place}", f"model.vlm={options.work / 'base' / 'model'}", f"seed={seed}", f"steps={steps}"]
     packs = [f"data.questions_per_visit={questions_per_visit}", f"data.max_tokens={max_tokens}"]
-    train("finetune", [*settings, *packs, f"data.max_tiles={MAX_TILES}", data_of(options.work), "checkpoint_every=20"])
-    answers = place / "predictions.json"
-    predict = ["-m", "trainer.evaluate", "predict", "--model", str(place / "model"), "--max-new-tokens", "200"]
-    execute([*predict, "--data", str(options.work / "data" / "val"), "--out", str(answers)])
-    scores = score(read_references(options.work / "references.json"), read_submission(answers), NoJudge())
+    settings = [f"model.vlm={base}", f"seed={seed}", f"steps={steps}", f"data.max_tiles={MAX_TILES}", "checkpoint_every=0"]
+    model = train("finetune", place, [*settings, *packs, data_of(options.work)])
+    answers = answer(model, options.work / "data" / "driving" / "val", place / "predictions.json")
+    references = read_references(options.work / "data" / "references.json")
+    scores = score(references, read_submission(answers), NoJudge())
     found = {
         "accuracy": scores["ungated"]["accuracy"],
         "object_f1": scores["object_f1"]["micro"],
@@ -154,23 +146,7 @@ def table(runs: Mapping[int, Sequence[Mapping[str, float]]], reference: int) -> 
 
 def data_of(work: Path) -> str:
     """The training shards as an override."""
-    return f"data.datasets=[{{name: driving, path: {work / 'data' / 'train'}}}]"
-
-
-def train(stage: str, settings: Sequence[str]) -> None:
-    """One stage of the demo's recipe with other settings, in one process; goes on from its last checkpoint."""
-    files = ["--ds_config", "ds_configs/cpu_zero3.json", "--recipe", f"trainer/recipes/demo_{stage}.yaml"]
-    execute(["trainer/run.py", *files, *settings, "image_log_every=0", "data.workers=1"])
-
-
-def execute(arguments: Sequence[Any]) -> None:
-    """Run Python on these arguments from the project's root.
-
-    Raises:
-        subprocess.CalledProcessError: it failed.
-    """
-    environment = {name: value for name, value in os.environ.items() if name != "RANK"}
-    subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, check=True)
+    return f"data.datasets=[{{name: driving, path: {work / 'data' / 'driving' / 'train'}}}]"
 
 
 if __name__ == "__main__":

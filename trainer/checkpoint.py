@@ -17,7 +17,7 @@ from data_shards.atomic import sync_directory, write_atomically
 from models.safetensors_format import file_blocks
 from trainer.checkpoint_files import (
     ENGINE_FILE,
-    FROZEN_FILE,
+    INPUTS_FILE,
     PARTIAL,
     STATE_FILE,
     Blocks,
@@ -59,7 +59,7 @@ class Checkpoints:
         keep: newest ones kept; the one with the best score is kept as well.
         recipe: text of the recipe, stored beside the state.
         say: takes a line for the user.
-        frozen: what stands for the weights that are not trained, as `trainer.run_dir.frozen_record` gives it.
+        inputs: what stands for frozen weights and datasets, see `RunDir.check_inputs`.
         newest: the one loaded or written last; its step is not written again.
     """
 
@@ -68,7 +68,7 @@ class Checkpoints:
     keep: int
     recipe: str
     say: Callable[[str], None]
-    frozen: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
     newest: Path | None = None
     _save: _Save | None = None
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1))
@@ -140,7 +140,7 @@ class Checkpoints:
         if self.ranks.is_main:
             files[STATE_FILE] = [_json({"state": state.to_json(), "score": score})]
             files[ENGINE_FILE] = [_json({"shapes": snapshot.shapes, "counters": snapshot.counters})]
-            files[FROZEN_FILE] = [_json(self.frozen)]
+            files[INPUTS_FILE] = [_json(self.inputs)]
             files["recipe.yaml"] = [self.recipe.encode()]
         return files
 

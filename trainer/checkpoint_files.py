@@ -14,7 +14,7 @@ MANIFEST = "manifest.txt"
 PARTIAL = ".partial"
 STATE_FILE = "state.json"
 ENGINE_FILE = "engine.json"
-FROZEN_FILE = "frozen_weights.json"
+INPUTS_FILE = "inputs.json"
 FORMAT = 2
 _CHUNK = 1 << 24
 

@@ -22,7 +22,7 @@ from trainer.loop import Run, fit
 from trainer.memory import Zero
 from trainer.optim import training_table
 from trainer.resume import CheckpointError, StoredCheckpoints
-from trainer.run_dir import RunDir, frozen_record, write_model
+from trainer.run_dir import RunDir, weights_record, write_model
 from trainer.sample_log import SampleLog
 from trainer.stages import make_stage
 from trainer.stages.base import Preparation, Stage
@@ -91,7 +91,7 @@ def run_job(job: Job) -> Outcome:
         validator = Validator(recipe, stage, ranks)
         plan = [*data.summary(ranks.world_size), *validator.notes()]
         announce("\n".join([*notes, *stage.notes(), *plan, _table(stage)]))
-        frozen = ranks.on_main(lambda: _begin(job, run_dir, stage, config, ranks))
+        inputs = ranks.on_main(lambda: _begin(job, run_dir, stage, data, config, ranks))
         groups = stage.parameter_groups()
         stage.load(Partition(config, ranks) if zero_stage(config) == 3 else None)
         engine = Engine(stage.model, groups, config)
@@ -105,7 +105,7 @@ def run_job(job: Job) -> Outcome:
             data=data,
             validator=validator,
             stop=stop,
-            frozen=frozen,
+            inputs=inputs,
         )
         return _train(job, parts)
 
@@ -122,12 +122,12 @@ class _Parts:
     data: Data
     validator: Validator
     stop: StopRequest
-    frozen: Mapping[str, Any]
+    inputs: Mapping[str, Any]
 
 
 def _train(job: Job, parts: _Parts) -> Outcome:
     recipe, ranks, run_dir = parts.recipe, parts.ranks, parts.run_dir
-    stored = StoredCheckpoints(root=run_dir.checkpoints, ranks=ranks, say=announce, frozen=parts.frozen)
+    stored = StoredCheckpoints(root=run_dir.checkpoints, ranks=ranks, say=announce, inputs=parts.inputs)
     state, path = _resume(job, stored, parts.engine)
     logger = make_logger(ranks, run_dir.path, title=recipe.stage, steps=recipe.steps, done=state.step)
     checkpoints = Checkpoints(
@@ -136,7 +136,7 @@ def _train(job: Job, parts: _Parts) -> Outcome:
         keep=recipe.keep,
         recipe=recipe_to_yaml(recipe),
         say=logger.say,
-        frozen=parts.frozen,
+        inputs=parts.inputs,
         newest=path,
     )
     samples = SampleLog(run_dir.path, ranks, state.step) if recipe.sample_log else None
@@ -195,14 +195,16 @@ def _finished(run_dir: RunDir, recipe: Recipe, world_size: int) -> bool:
     return True
 
 
-def _begin(job: Job, run_dir: RunDir, stage: Stage, config: dict[str, Any], ranks: Ranks) -> Mapping[str, Any]:
-    frozen = frozen_record(stage.bases())
+def _begin(
+    job: Job, run_dir: RunDir, stage: Stage, data: Data, config: dict[str, Any], ranks: Ranks
+) -> Mapping[str, Any]:
+    inputs = {**weights_record(stage.bases()), **data.mixture.record()}
     aside = run_dir.move_aside() if job.resume == "never" else None
     if aside is not None:
         announce(f"--resume never: {run_dir.path} moved to {aside}")
-    run_dir.check_frozen(frozen)
-    run_dir.begin(recipe_to_yaml(stage.recipe), config, ranks.world_size, frozen)
-    return frozen
+    run_dir.check_inputs(inputs)
+    run_dir.begin(recipe_to_yaml(stage.recipe), config, ranks.world_size, inputs)
+    return inputs
 
 
 def _preparation(ranks: Ranks, engine: Engine, run_dir: RunDir, data: Data) -> Preparation:

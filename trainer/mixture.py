@@ -1,10 +1,11 @@
 """Recipe, text settings and ranks in; the datasets of the mixture, their sizes and weights, and what is left out of it
 out."""
 
-import zlib
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
@@ -38,13 +39,12 @@ class Mixture:
     questions_per_visit: int
     bad: Sequence[BadRecord]
 
-    def digest(self) -> int:
-        """A number that differs, almost surely, where any size does."""
-        value = 0
-        for entry in self.entries:
-            for column in (entry.sizes.prefix, entry.sizes.tiles, entry.sizes.first, entry.sizes.tokens):
-                value = zlib.crc32(np.ascontiguousarray(column).data, value)
-        return value
+    def record(self) -> dict[str, Any]:
+        """Where each dataset lies, and a sha256 over its shards and the lengths of all samples: what a plan follows."""
+        return {
+            f"data.datasets.{source.name}": {"from": str(source.index.root), "sha256": _sha256(source.index, entry)}
+            for source, entry in zip(self.sources, self.entries, strict=True)
+        }
 
 
 def make_mixture(recipe: Recipe, text: TextSettings | None) -> Mixture:
@@ -82,14 +82,23 @@ def check_same(mixture: Mixture, ranks: Ranks) -> None:
     Raises:
         ShardError: on all ranks, where one counted other lengths than the main rank.
     """
-    digests = ranks.gather(mixture.digest())
-    other = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
+    records = ranks.gather(mixture.record())
+    other = [rank for rank, record in enumerate(records) if record != records[0]]
     if other:
         raise ShardError(
             f"data: ranks {', '.join(map(str, other))} read other samples or lengths than rank 0: the shards are not "
             "the same on every machine, or do not read reliably; check the copies with `python -m data_shards inspect "
             "DIR --verify`"
         )
+
+
+def _sha256(index: DatasetIndex, entry: MixtureEntry) -> str:
+    digest = hashlib.sha256()
+    for part in index.samples.parts:
+        digest.update(f"{part.tar.name} {part.index_sha256}\n".encode())
+    for column in (entry.sizes.prefix, entry.sizes.tiles, entry.sizes.first, entry.sizes.tokens):
+        digest.update(np.ascontiguousarray(column).data)
+    return digest.hexdigest()
 
 
 def _source(recipe: Recipe, dataset: DatasetSection, cache: CacheSettings) -> FrameSource:

@@ -12,7 +12,7 @@ from typing import Any
 
 from trainer.checkpoint_files import (
     ENGINE_FILE,
-    FROZEN_FILE,
+    INPUTS_FILE,
     PARTIAL,
     STATE_FILE,
     checkpoints_in,
@@ -38,13 +38,13 @@ class StoredCheckpoints:
         root: `RUN_DIR/checkpoints`.
         ranks: who reads together.
         say: takes a line for the user.
-        frozen: what stands for the weights that are not trained, as `trainer.run_dir.frozen_record` gives it.
+        inputs: what stands for frozen weights and datasets, see `RunDir.check_inputs`.
     """
 
     root: Path
     ranks: Ranks
     say: Callable[[str], None]
-    frozen: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def find(self) -> Path | None:
         """The newest whole checkpoint; damaged ones are named and passed over. None where there is none.
@@ -79,7 +79,7 @@ class StoredCheckpoints:
         """Restore the engine from a whole checkpoint; random numbers are a function of seed, step and rank.
 
         Raises:
-            CheckpointError: it cannot be loaded, on any rank, or frozen weights are not those it was trained with.
+            CheckpointError: it cannot be loaded, on any rank, or frozen weights or data are not those it was trained with.
         """
         failure = ""
         try:
@@ -93,13 +93,12 @@ class StoredCheckpoints:
         return TrainState.from_json(json.loads((path / STATE_FILE).read_text())["state"])
 
     def _stored_snapshot(self, path: Path) -> Snapshot:
-        frozen = json.loads((path / FROZEN_FILE).read_text())
-        for name, part in frozen.items():
-            got = self.frozen.get(name, {"sha256": "none"})
+        for name, part in json.loads((path / INPUTS_FILE).read_text()).items():
+            got = self.inputs.get(name, {"sha256": "none"})
             if got["sha256"] != part["sha256"]:
                 raise CheckpointError(
-                    f"{name}: trained with frozen weights of sha256 {part['sha256'][:16]}... from {part['from']}, got "
-                    f"{got['sha256'][:16]}...; put the former files back"
+                    f"{name}: trained with {part['from']} of sha256 {part['sha256'][:16]}..., got {got['sha256'][:16]}"
+                    "...; put the former files back"
                 )
         stored = json.loads((path / ENGINE_FILE).read_text())
         return Snapshot(tensors={}, shapes=stored["shapes"], counters=stored["counters"])

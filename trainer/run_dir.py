@@ -51,7 +51,7 @@ MAY_CHANGE = (
 """Recipe fields that may differ when a run is continued: they do not change what is learnt."""
 
 
-FROZEN_FILE = "frozen_weights.json"
+INPUTS_FILE = "inputs.json"
 ENVIRONMENT_FILE = "environment.json"
 MICRO_BATCHES = "batch.micro_batches"
 
@@ -107,25 +107,28 @@ class RunDir:
         file = self.path / ENVIRONMENT_FILE
         return json.loads(file.read_text())["world_size"] if file.is_file() else default
 
-    def check_frozen(self, record: Mapping[str, Any]) -> None:
-        """Compare the weights of frozen parts, as `frozen_record` gives them, with those this directory was begun with.
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        """Compare frozen weights and datasets with those this directory was begun with.
+
+        Args:
+            inputs: where each lies and its sha256, by recipe field: of `weights_record` and `Mixture.record`.
 
         Raises:
-            RunDirError: a frozen part has other weights now.
+            RunDirError: one of them is another now.
         """
-        file = self.path / FROZEN_FILE
+        file = self.path / INPUTS_FILE
         if not file.is_file():
             return
         begun = json.loads(file.read_text())
         lines = [
-            f"  {field}: begun with {', '.join(begun[field]['files'])} of sha256 {begun[field]['sha256'][:16]}..., got "
-            f"{', '.join(own['files'])} of {own['sha256'][:16]}..."
-            for field, own in record.items()
+            f"  {field}: begun with {begun[field]['from']} of sha256 {begun[field]['sha256'][:16]}..., got {own['from']} of "
+            f"{own['sha256'][:16]}..."
+            for field, own in inputs.items()
             if field in begun and begun[field]["sha256"] != own["sha256"]
         ]
         if lines:
             raise RunDirError(
-                f"{self.path}: was begun with other weights of frozen parts:\n" + "\n".join(lines) + "\n"
+                f"{self.path}: was begun with other frozen weights or data:\n" + "\n".join(lines) + "\n"
                 "put the former files back, or give another run_dir, or --resume never (which moves this one aside)"
             )
 
@@ -140,14 +143,14 @@ class RunDir:
         return aside
 
     def begin(
-        self, recipe_text: str, ds_config: Mapping[str, Any], world_size: int, frozen: Mapping[str, Any] | None = None
+        self, recipe_text: str, ds_config: Mapping[str, Any], world_size: int, inputs: Mapping[str, Any] | None = None
     ) -> None:
-        """Write what the run is made of; `frozen` as `frozen_record` returns."""
+        """Write what the run is made of; `inputs` as for `check_inputs`."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / "recipe.yaml", recipe_text.encode())
         _write_json(self.path / "ds_config.json", ds_config)
         _write_json(self.path / ENVIRONMENT_FILE, _environment(world_size))
-        _write_json(self.path / FROZEN_FILE, frozen or {})
+        _write_json(self.path / INPUTS_FILE, inputs or {})
 
     def write_summary(self, stage: str, state: TrainState) -> dict[str, Any]:
         """`loss_first` and `loss_last` are means over the first and the last ten steps."""
@@ -163,7 +166,7 @@ class RunDir:
         return summary
 
 
-def frozen_record(weights: Mapping[str, Files]) -> dict[str, Any]:
+def weights_record(weights: Mapping[str, Files]) -> dict[str, Any]:
     """Names and one sha256 of each frozen part's files, over names and bytes; parts made from presets have none.
 
     Args:

@@ -49,20 +49,25 @@ class TensorReader(Protocol):
 
 
 class BinReader:
-    """Tensors of `torch.save` files, unpickled with `weights_only`; mapped into memory where the file format allows."""
+    """Tensors of `torch.save` files, unpickled with `weights_only`.
+
+    A file is mapped anew for each tensor, so that the memory of those before is given back. Files from before torch 1.6
+    are no zip archives and cannot be mapped: they are held whole.
+    """
 
     def __init__(self, files: list[Path]) -> None:
-        """Open all files.
+        """Read names, shapes and types of all files.
 
         Raises:
             ConvertError: a file that torch does not load as tensors by name, or a tensor in two files.
         """
+        self._files: dict[str, Path] = {}
         self._tensors: dict[str, torch.Tensor] = {}
         for file in files:
-            for name, tensor in _load_bin(file).items():
+            for name, tensor in _load_bin(file, "meta" if zipfile.is_zipfile(file) else "cpu").items():
                 if name in self._tensors:
                     raise ConvertError(f"{file}: tensor {name!r}: got it in two files, expected each once")
-                self._tensors[name] = tensor
+                self._files[name], self._tensors[name] = file, tensor
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,8 +83,9 @@ class BinReader:
         return self._tensors[name].dtype
 
     def tensor(self, name: str) -> torch.Tensor:
-        """The tensor; its bytes are read when it is used."""
-        return self._tensors[name]
+        """Read one tensor into memory of its own."""
+        known = self._tensors[name]
+        return _load_bin(self._files[name], "cpu")[name].clone() if known.is_meta else known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,10 +146,9 @@ def _bin_files(path: Path) -> list[Path]:
     return [path / name for name in shards]
 
 
-def _load_bin(file: Path) -> dict[str, torch.Tensor]:
+def _load_bin(file: Path, device: str) -> dict[str, torch.Tensor]:
     try:
-        # Files from before torch 1.6 are no zip archives and cannot be mapped.
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        content = torch.load(file, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(file))
     except _LOAD_ERRORS as error:
         text = " ".join(str(error).split())
         raise ConvertError(f"{file}: torch.load with weights_only refuses it: {text:.300}; use safetensors") from error

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from data_shards.write import write_shards
 from models.blanks import drawn_vision, stored_vision, stored_vlm
 from models.loading import ModelError, fill
 from models.presets import vision_config, vlm_preset
@@ -18,7 +19,7 @@ from models.vision import TowerFeatures, patch_features
 from models.vlm import build_vision, build_vlm, load_vision, load_vlm
 from tests.helpers.dist import CPU_ZERO3, on_fresh_ranks, start_ranks, wait_ranks
 from tests.helpers.forked import train
-from tests.helpers.stages import write_recipe
+from tests.helpers.stages import driving_frames, write_recipe
 from trainer import dist
 from trainer.config import load_recipe
 from trainer.dist import Ranks
@@ -176,7 +177,7 @@ def test_partitioned_teacher_teaches_and_other_weights_of_it_are_refused_on_resu
     settings = {"teacher_placement": "partition", "codebook_size": 32, "codebook_tiles": 26, "last_k": 2}
     recipe = write_recipe(world, "distill", run_dir, steps=2, distill=settings)
     train(["--recipe", str(recipe)])
-    record = json.loads((run_dir / "frozen_weights.json").read_text())
+    record = json.loads((run_dir / "inputs.json").read_text())
     assert record["model.teacher"]["files"] == ["model.safetensors"]
 
     (run_dir / "summary.json").unlink()
@@ -189,4 +190,19 @@ def test_partitioned_teacher_teaches_and_other_weights_of_it_are_refused_on_resu
         file.write_bytes(before)
     assert statuses[0] == 2, output
     assert 0 not in statuses
-    assert "model.teacher: begun with model.safetensors" in output
+    assert f"model.teacher: begun with {world / 'teacher'} of sha256" in output
+
+
+def test_a_run_is_not_continued_on_other_data(world):
+    run_dir, shards = world / "other-data", world / "replaced"
+    write_shards(driving_frames(6, 11), shards, source="test", licence="none")
+    data = {"datasets": [{"path": str(shards), "name": "driving"}]}
+    recipe = write_recipe(world, "align", run_dir, steps=1, data=data)
+    train(["--recipe", str(recipe)])
+    (run_dir / "summary.json").unlink()
+    shutil.rmtree(shards)
+    write_shards(driving_frames(6, 12), shards, source="test", licence="none")
+    statuses, output = wait_ranks(start_ranks(["--recipe", str(recipe)]))
+    assert statuses[0] == 2, output
+    assert 0 not in statuses
+    assert f"data.datasets.driving: begun with {shards} of sha256" in output

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import distillation_study as study
+from benchmarks.students import ONE_RANK
 from models.vlm import load_vision
 from tests.helpers.paths import ROOT
 from trainer.config import load_recipe
@@ -17,20 +18,23 @@ class Commands:
     def __init__(self) -> None:
         self.stages: list[tuple[str, str, object]] = []
         self.commands: list[tuple[str, ...]] = []
+        self.teachers: list[str] = []
 
-    def train_stage(self, stage: str, overrides: list[str]) -> None:
+    def train(self, stage: str, run_dir: Path, settings: list[str]) -> Path:
+        overrides = [f"run_dir={run_dir}", *ONE_RANK[stage], *settings]
         recipe, _ = load_recipe(ROOT / "trainer" / "recipes" / f"demo_{stage}.yaml", overrides)
-        (recipe.run_dir / "model").mkdir(parents=True)
-        (recipe.run_dir / "summary.json").write_text("{}")
-        self.stages.append((stage, recipe.run_dir.parent.name, recipe))
+        self.stages.append((stage, run_dir.parent.name, recipe))
+        return run_dir / "model"
 
-    def run_command(self, *commands: list[str]) -> None:
-        for command in commands:
-            self.commands.append(tuple(command))
-            if "teacher-targets" in command:
-                load_recipe(ROOT / command[command.index("--recipe") + 1], [word for word in command if "=" in word])
-            if "--out" in command and "predict" in command:
-                Path(command[command.index("--out") + 1]).write_text(command[command.index("--model") + 1])
+    def answer(self, model: Path, shards: Path, out: Path) -> Path:
+        self.commands.append(("predict", str(model)))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(str(model))
+        return out
+
+    def execute(self, arguments: list[str], log: Path) -> None:
+        self.commands.append(tuple(arguments))
+        load_recipe(ROOT / arguments[arguments.index("--recipe") + 1], [word for word in arguments if "=" in word])
 
     def score(self, references: object, answers: str, judge: object) -> float:
         return 0.5 if "undistilled" in answers else 0.6
@@ -39,15 +43,13 @@ class Commands:
 @pytest.fixture
 def commands(tmp_path, monkeypatch) -> Commands:
     made = Commands()
-    (tmp_path / "work" / "data").mkdir(parents=True)
-    (tmp_path / "work" / "data" / "references.json").write_text("[]")
-    monkeypatch.setattr(study, "train_stage", made.train_stage)
-    monkeypatch.setattr(study, "run_command", made.run_command)
-    monkeypatch.setattr(study, "score", made.score)
+    monkeypatch.setattr(study, "make_world", lambda data, **sizes: None)
+    for name in ("train", "answer", "execute", "score"):
+        monkeypatch.setattr(study, name, getattr(made, name))
     monkeypatch.setattr(study, "columns", lambda accuracy: dict.fromkeys(("accuracy", "object_f1", "bleu_4"), accuracy))
     monkeypatch.setattr(study, "read_references", lambda path: [])
     monkeypatch.setattr(study, "read_submission", lambda path: path.read_text())
-    monkeypatch.setattr(study, "_teacher", lambda own, name: tmp_path / f"teacher-{name}")
+    monkeypatch.setattr(study, "_teacher", lambda own, name: made.teachers.append(name))
     monkeypatch.chdir(tmp_path)
     return made
 
@@ -80,10 +82,20 @@ def test_the_longer_student_takes_as_many_steps_as_the_distilled_one(tmp_path, c
     assert steps["distilled"] == steps["undistilled-longer"] > 0
 
 
-def test_seeds_change_every_stage_and_nothing_else_differs(tmp_path, commands):
-    run(tmp_path, "--seeds", "2", "--variants", "distilled")
-    seeds = [recipe.seed for _, _, recipe in commands.stages]
-    assert len(set(seeds)) == len(seeds) == 6
+def test_students_of_a_seed_share_it_and_those_of_others_do_not(tmp_path, commands):
+    run(tmp_path, "--seeds", "2", "--variants", "distilled,undistilled")
+    seeds: dict[str, set[int]] = {}
+    for _, _, recipe in commands.stages:
+        seeds.setdefault(recipe.run_dir.parents[1].name, set()).add(recipe.seed)
+    assert seeds == {"seed-0": {0}, "seed-1": {1}}
+
+
+def test_teachers_and_targets_are_made_once_before_their_students(tmp_path, commands):
+    run(tmp_path, "--seeds", "1", "--ablation-seeds", "2", "--variants", "cached k=8,teacher small")
+    assert commands.teachers == ["small"]
+    made = [command for command in commands.commands if "teacher-targets" in command]
+    assert ["--fit-codebook" in command for command in made] == [True, False]
+    assert commands.commands[:2] == made
 
 
 def test_what_is_done_is_not_done_again(tmp_path, commands):
@@ -93,7 +105,6 @@ def test_what_is_done_is_not_done_again(tmp_path, commands):
     assert (len(commands.stages), len(commands.commands)) == before
     (tmp_path / "work" / "seed-0" / "distilled" / "scores.json").unlink()
     run(tmp_path, "--seeds", "1", "--variants", "distilled")
-    assert len(commands.stages) == before[0]
     assert len(commands.commands) == before[1] + 1
 
 

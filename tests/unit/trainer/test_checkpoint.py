@@ -239,16 +239,16 @@ def test_only_damaged_checkpoints_are_an_error(checkpoints, stored):
         stored.find()
 
 
-def test_other_frozen_weights_are_refused(checkpoints, stored):
-    frozen = {"model.teacher": {"from": "teachers/a", "sha256": "1" * 64}}
-    checkpoints.frozen = frozen
+def test_other_frozen_weights_or_data_are_refused(checkpoints, stored):
+    inputs = {"model.teacher": {"from": "teachers/a", "sha256": "1" * 64}}
+    checkpoints.inputs = inputs
     path = _save(checkpoints, 1)
-    same = StoredCheckpoints(root=checkpoints.root, ranks=_Alone(), say=print, frozen=frozen)
+    same = StoredCheckpoints(root=checkpoints.root, ranks=_Alone(), say=print, inputs=inputs)
     assert same.load(path, _FakeEngine(values=[])).step == 1
     other = {"model.teacher": {"from": "teachers/b", "sha256": "2" * 64}}
     for got in (other, {}):
-        store = StoredCheckpoints(root=checkpoints.root, ranks=_Alone(), say=print, frozen=got)
-        with pytest.raises(CheckpointError, match=r"model\.teacher: trained with frozen weights .*teachers/a"):
+        store = StoredCheckpoints(root=checkpoints.root, ranks=_Alone(), say=print, inputs=got)
+        with pytest.raises(CheckpointError, match=r"model\.teacher: trained with teachers/a"):
             store.load(path, _FakeEngine(values=[]))
 
 

@@ -1,5 +1,6 @@
 """Weights from fractions, and samples that are left out of the mixture before the first step."""
 
+import shutil
 from dataclasses import replace
 from itertools import islice
 
@@ -13,7 +14,7 @@ from data_shards.schema import Question
 from data_shards.token_fractions import shares
 from data_shards.write import write_shards
 from tests.helpers.dist import on_ranks
-from tests.helpers.stages import driving_frames, make_world, write_recipe
+from tests.helpers.stages import TILE, driving_frames, make_world, write_recipe
 from trainer.config import load_recipe
 from trainer.data import make_data
 from trainer.mixture import check_same, make_mixture
@@ -98,7 +99,8 @@ def _two_ranks(ranks, path):
     text = make_stage(recipe, torch.float32, loaded=False).text
     data = make_data(recipe, text, ranks)
     assert [record.key for record in data.mixture.bad] == ["s001_1", "s003_3"]
-    assert len(set(ranks.gather(data.mixture.digest()))) == 1
+    records = ranks.gather(data.mixture.record())
+    assert records[0] == records[1] and records[0]
     other = make_mixture(replace(recipe, data=replace(recipe.data, max_tokens=10_000)), text)
     assert [record.key for record in other.bad] == ["s001_1"]
     sizes = other.entries[0].sizes
@@ -114,6 +116,22 @@ def test_ranks_leave_out_the_same_and_refuse_to_follow_different_plans(world, da
         world, "align", tmp_path / "run", data={"datasets": [{"path": str(damaged)}]}, model={"vision": "tiny-student"}
     )
     on_ranks(_two_ranks, recipe)
+
+
+def test_data_are_known_by_shards_and_lengths_wherever_they_lie(world, tmp_path):
+    def recorded(path, **changes):
+        recipe, text = made(world, "align", [{"path": str(path), "name": "d"}], **changes)
+        (record,) = make_mixture(recipe, text).record().values()
+        assert record["from"] == str(path)
+        return record["sha256"]
+
+    copy = shutil.copytree(world / "driving", tmp_path / "copy")
+    write_shards(driving_frames(8, seed=2), tmp_path / "other", source="test", licence="none")
+    known = recorded(world / "driving")
+    assert recorded(copy) == known
+    assert recorded(tmp_path / "other") != known
+    view = {"tile_size": TILE, "mode": "views", "max_tiles": 1, "thumbnail": False}
+    assert recorded(world / "driving", view=view) != known
 
 
 def test_a_record_is_of_its_dataset(world, damaged):

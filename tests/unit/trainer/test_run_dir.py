@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from models.presets import vision_config
 from models.vlm import build_vision, save_model
-from trainer.run_dir import RunDir, RunDirError, frozen_record, write_model
+from trainer.run_dir import RunDir, RunDirError, weights_record, write_model
 from trainer.state import TrainState
 
 RECIPE = "steps: 5\nlog_every: 1\noptim:\n  lr: {vision: 1.0}\ndata:\n  workers: 2\n"
@@ -86,7 +86,7 @@ def test_frozen_weights_are_recorded_by_names_and_bytes(tmp_path):
     one, two = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     one.write_bytes(b"abc")
     two.write_bytes(b"")
-    record = frozen_record({"model.teacher": _Files(one, two), "model.vision": _Files()})
+    record = weights_record({"model.teacher": _Files(one, two), "model.vision": _Files()})
     expected = hashlib.sha256(b"a.safetensors\0abcb.safetensors\0").hexdigest()
     assert record == {"model.teacher": {"from": str(tmp_path), "files": [one.name, two.name], "sha256": expected}}
 
@@ -95,12 +95,12 @@ def test_other_frozen_weights_are_refused_by_field(tmp_path):
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"abc")
     begun = RunDir(path=tmp_path / "run")
-    begun.check_frozen(frozen_record({"model.teacher": _Files(file)}))
-    begun.begin(RECIPE, {}, world_size=1, frozen=frozen_record({"model.teacher": _Files(file)}))
-    begun.check_frozen(frozen_record({"model.teacher": _Files(file)}))
+    begun.check_inputs(weights_record({"model.teacher": _Files(file)}))
+    begun.begin(RECIPE, {}, world_size=1, inputs=weights_record({"model.teacher": _Files(file)}))
+    begun.check_inputs(weights_record({"model.teacher": _Files(file)}))
     file.write_bytes(b"abd")
-    with pytest.raises(RunDirError, match=r"model\.teacher: begun with model\.safetensors of sha256 .* got"):
-        begun.check_frozen(frozen_record({"model.teacher": _Files(file)}))
+    with pytest.raises(RunDirError, match=r"model\.teacher: begun with .* of sha256 .* got"):
+        begun.check_inputs(weights_record({"model.teacher": _Files(file)}))
 
 
 def test_a_model_is_written_whole_or_not_at_all(tmp_path):
