@@ -13,6 +13,7 @@ from data_shards.build import DatasetJob, ShardJob, build_dataset, prepare_direc
 from data_shards.dataset_file import DATASET_FILE
 from data_shards.schema import RawFrame
 from data_shards.sources import drivelm
+from data_shards.sources.drivelm_select import tagged_questions
 from data_shards.sources.synthetic.cities import DEFAULT_CITY
 from data_shards.views import resize_views
 
@@ -66,12 +67,14 @@ def write_synthetic(options: argparse.Namespace) -> None:
         raise UsageError("--view-size: got it with --family general, which has no camera views; use --image-width")
     if options.city != DEFAULT_CITY and options.family == "general":
         raise UsageError("--city: got it with --family general, whose pictures show no city; leave it out")
+    if options.form != "both" and options.family == "general":
+        raise UsageError("--form: got it with --family general, whose questions have no tags; leave it out")
     build = {
         "view_size": _listed(options.view_size),
         "family": options.family,
         "frames_per_scene": options.frames_per_scene,
         "image_width": options.image_width,
-        **({"city": options.city} if options.family == "driving" else {}),
+        **({"city": options.city, "form": options.form} if options.family == "driving" else {}),
     }
     make = partial(_make_synthetic, options.family, options.seed, build, options.view_size)
     jobs = []
@@ -98,7 +101,10 @@ def _make_synthetic(
     make = {"driving": driving_frames, "general": general_frames}[family]
     sizes = {name: value for name, value in build.items() if name in ("frames_per_scene", "image_width", "city")}
     for scene in scenes:
-        yield from resize_views(make(seed=seed, scenes=range(scene, scene + 1), **sizes), view_size)
+        frames = make(seed=seed, scenes=range(scene, scene + 1), **sizes)
+        if build.get("form") == "test":
+            frames = (replace(frame, questions=tagged_questions(frame)) for frame in frames)
+        yield from resize_views(frames, view_size)
 
 
 def _listed(size: tuple[int, int] | None) -> list[int] | None:

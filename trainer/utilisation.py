@@ -34,6 +34,10 @@ PEAK_TFLOPS = {
 """Dense bfloat16 peaks of NVIDIA's data sheets by part of the device's name; the longest part that fits counts."""
 
 
+ATTENTION_PASSES = 3
+"""Cost of scores and values in forward passes: they have no weights, so that both sides need gradients in any case."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainFlops:
     """FLOPs of forward and backward passes; see the file's beginning."""
@@ -69,7 +73,7 @@ def tower_training(flops: TowerFlops, trained: Trained) -> TrainFlops:
     if not trained.share:
         forward = float(sum(flops))
         return TrainFlops(useful=forward, hardware=forward)
-    useful = flops.patches * (1 + trained.share) + flops.matrices * (2 + trained.share) + flops.scores * 3
+    useful = flops.patches * (1 + trained.share) + flops.matrices * (2 + trained.share) + flops.scores * ATTENTION_PASSES
     again = trained.again * (flops.matrices + flops.scores)
     return TrainFlops(useful=useful, hardware=useful + flops.scores / 2 + again)
 
@@ -117,7 +121,7 @@ def vlm_training(
     again = language.again * layers
     again += size.labels * flops.label if head_again else 0.0
     return TrainFlops(
-        useful=size.tiles * (tile.useful + per_tile) + matrices + 3 * size.pairs * flops.pair,
+        useful=size.tiles * (tile.useful + per_tile) + matrices + ATTENTION_PASSES * size.pairs * flops.pair,
         hardware=size.run_tiles * (tile.hardware + per_tile) + matrices + 3.5 * size.run_pairs * flops.pair + again,
     )
 

@@ -25,10 +25,12 @@ from trainer.stages.frozen import FrozenPart
 from trainer.stages.sources import StageError, model_directory, tokenizer_from
 from trainer.stages.towers import TowerShape
 from trainer.stages.vlm import chat_template
-from trainer.utilisation import TrainFlops, computed_pairs, visible_pairs
+from trainer.utilisation import ATTENTION_PASSES, TrainFlops, computed_pairs, visible_pairs
 
 _PASSES = 3
 """Forward passes the language model costs: the teacher's, the student's, and the gradients of the student's inputs."""
+_PAIR_PASSES = 1 + ATTENTION_PASSES
+"""The same of its attention."""
 
 
 class AnswerTerm:
@@ -93,7 +95,7 @@ class AnswerTerm:
         return CostModel(
             token=_PASSES * flops.token,
             tile=tile + _PASSES * flops.image_token * flops.tokens_per_tile,
-            pair=_PASSES * flops.pair,
+            pair=_PAIR_PASSES * flops.pair,
         )
 
     def weight(self, batch: Batch) -> float:
@@ -136,7 +138,7 @@ class AnswerTerm:
         matrices = _PASSES * (len(batch.input_ids) * each.token + len(batch.label_targets) * each.label)
         again = 2 * len(batch.label_targets) * each.label if self._chunks > 1 else 0.0
         return TrainFlops(
-            useful=batch.meta.num_tiles * per_tile + matrices + 4 * visible_pairs(layout) * each.pair,
+            useful=batch.meta.num_tiles * per_tile + matrices + _PAIR_PASSES * visible_pairs(layout) * each.pair,
             hardware=len(batch.tiles) * per_tile + matrices + 4.5 * computed_pairs(layout) * each.pair + again,
         )
 

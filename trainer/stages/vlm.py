@@ -28,6 +28,7 @@ from trainer.stages.base import Forward, LossOut, Picture, Preparation, Stage
 from trainer.stages.picture import captioned_tiles
 from trainer.stages.sources import StageError
 from trainer.utilisation import (
+    ATTENTION_PASSES,
     PackSize,
     Trained,
     TrainFlops,
@@ -106,7 +107,7 @@ class VlmStage(Stage):
         return CostModel(
             token=language * flops.token,
             tile=vision * flops.tile + projector * flops.image_token * flops.tokens_per_tile,
-            pair=language * flops.pair,
+            pair=ATTENTION_PASSES * flops.pair,
         )
 
     def weight(self, batch: Batch) -> float:

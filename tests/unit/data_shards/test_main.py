@@ -86,6 +86,18 @@ def test_views_are_stored_at_the_size_asked_for_in_quality_95(tmp_path):
     assert synthetic(tmp_path / "x", *plain, *more, "--family", "general") == 2
 
 
+def test_the_synthetic_test_form_is_the_same_frames_with_their_tagged_questions_alone(tmp_path, capsys):
+    more = ("--scenes", 2, "--seed", 3)
+    assert synthetic(tmp_path / "both", *more) == 0
+    assert synthetic(tmp_path / "test", *more, "--form", "test") == 0
+    for whole, tested in zip(frames_of(tmp_path / "both"), frames_of(tmp_path / "test"), strict=True):
+        tagged = tuple(q for q in whole.questions if q.tags)
+        assert 10 < len(tagged) < len(whole.questions)
+        assert tested == replace(whole, questions=tagged)
+    assert synthetic(tmp_path / "x", *more, "--form", "test", "--family", "general") == 2
+    assert "--form" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("size", ["896", "x448", "0x448", "896x448x3"])
 def test_a_view_size_of_another_form_is_refused(tmp_path, size):
     with pytest.raises(SystemExit):

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from data_shards.collate import to_tensors
 from data_shards.pack import filler_pack
 from models.attention import pack_layout
+from models.flops import forward_flops
 from tests.helpers.stages import make_world, write_recipe
 from trainer.config import load_recipe
 from trainer.data import make_data
@@ -74,6 +75,18 @@ def test_flops_of_a_step_are_those_that_torch_counts(world, tmp_path, name):
         flops, expected = counted(stage, batch)
         assert flops.hardware == pytest.approx(expected, rel=0.01)
         assert 0.5 * flops.hardware < flops.useful < flops.hardware
+
+
+@pytest.mark.parametrize("name", ["align", "finetune"])
+def test_packs_are_balanced_by_what_they_make_the_model_compute(world, tmp_path, name):
+    stage, data = make(world, tmp_path, name)
+    cost, head = stage.cost(), forward_flops(stage.vlm.config).label
+    for batch, _ in zip(data.first_batches(), range(3), strict=False):
+        useful = stage.loss(stage.model, batch, torch.device("cpu")).flops.useful
+        pairs = visible_pairs(pack_layout(batch.groups, batch.segment_ids))
+        modelled = cost.token * len(batch.input_ids) + cost.tile * batch.meta.num_tiles + cost.pair * pairs
+        labels = len(batch.label_targets) * head * (3 if name == "finetune" else 2)
+        assert modelled == pytest.approx(useful - labels, rel=0.02)
 
 
 @pytest.mark.parametrize("name", ["distill", "finetune"])
