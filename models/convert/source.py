@@ -64,10 +64,12 @@ class BinReader:
         self._files: dict[str, Path] = {}
         self._tensors: dict[str, torch.Tensor] = {}
         for file in files:
-            for name, tensor in _load_bin(file, "meta" if zipfile.is_zipfile(file) else "cpu").items():
+            mapped = zipfile.is_zipfile(file)
+            for name, tensor in _load_bin(file).items():
                 if name in self._tensors:
                     raise ConvertError(f"{file}: tensor {name!r}: got it in two files, expected each once")
-                self._files[name], self._tensors[name] = file, tensor
+                self._files[name] = file
+                self._tensors[name] = tensor.to("meta") if mapped else tensor
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,7 +87,7 @@ class BinReader:
     def tensor(self, name: str) -> torch.Tensor:
         """Read one tensor into memory of its own."""
         known = self._tensors[name]
-        return _load_bin(self._files[name], "cpu")[name].clone() if known.is_meta else known
+        return _load_bin(self._files[name])[name].clone() if known.is_meta else known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +148,9 @@ def _bin_files(path: Path) -> list[Path]:
     return [path / name for name in shards]
 
 
-def _load_bin(file: Path, device: str) -> dict[str, torch.Tensor]:
+def _load_bin(file: Path) -> dict[str, torch.Tensor]:
     try:
-        content = torch.load(file, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(file))
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except _LOAD_ERRORS as error:
         text = " ".join(str(error).split())
         raise ConvertError(f"{file}: torch.load with weights_only refuses it: {text:.300}; use safetensors") from error
