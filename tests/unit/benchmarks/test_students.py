@@ -68,7 +68,7 @@ def test_after_a_failure_nothing_new_is_begun():
 
 
 def test_a_command_that_fails_is_named_with_its_log(tmp_path):
-    with pytest.raises(students.StepError, match=r"exit status 2 from\n.*steps.log"):
+    with pytest.raises(students.StepError, match=r"(?s)exit status 2 from.*steps.log"):
         students.execute(["-c", "import sys; print('why', file=sys.stderr); sys.exit(2)"], tmp_path / "steps.log")
     assert (tmp_path / "steps.log").read_text() == "why\n"
 
