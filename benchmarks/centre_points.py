@@ -2,10 +2,11 @@
 
     python -m benchmarks.centre_points [--out DIR] [--formats pixels.1 canvas.0 ...] [--weights 1 4] [--seeds 1 2 3]
 
-Every combination fine-tunes the same model on the same scenes for the same steps, two at a time, answers held-out scenes, and is
-scored in DriveLM's pixels: `trainer.evaluate.centre_points`. Started again with the same arguments it goes on where it
-was. A format is a space and its decimals, see `data_shards.coords`. The tiny language model was pretrained on points in
-pixels, so that the other formats begin behind; what a short run says in their favour is said all the more.
+Every combination fine-tunes the same model on the same scenes for the same steps, two at a time, answers held-out
+scenes, and is scored in DriveLM's pixels: `trainer.evaluate.centre_points`. Started again with the same arguments it
+goes on where it was. A format is a space and its decimals, see `data_shards.coords`. The tiny language model was
+pretrained on points in pixels, so that the other formats begin behind; what a short run says in their favour is said
+all the more.
 """
 
 import argparse

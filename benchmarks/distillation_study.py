@@ -2,10 +2,10 @@
 
     python -m benchmarks.distillation_study --out runs/bench/distillation_study.json
 
-Every student goes through the demo's stages with fewer steps, on one rank, two students at a time. `undistilled` never saw the teacher; `undistilled longer`
-gets the steps of the distillation as further steps of stage 2, so that both students take equally many. Terms, the
-entries kept in cached targets, and three teachers of several sizes are compared on the first seeds. What is done
-already under --work-dir is kept: started again, the study goes on.
+Every student goes through the demo's stages with fewer steps, on one rank, two students at a time. `undistilled` never
+saw the teacher; `undistilled longer` gets the steps of the distillation as further steps of stage 2, so that both
+students take equally many. Terms, the entries kept in cached targets, and three teachers of several sizes are compared
+on the first seeds. What is done already under --work-dir is kept: started again, the study goes on.
 """
 
 import argparse

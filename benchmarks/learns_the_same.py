@@ -14,7 +14,6 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
@@ -81,7 +80,13 @@ def run(
     max_tokens, per_pack = limit_for(sizes, questions_per_visit, options.questions_per_step)
     steps = max(1, round(options.questions / per_pack))
     packs = [f"data.questions_per_visit={questions_per_visit}", f"data.max_tokens={max_tokens}"]
-    settings = [f"model.vlm={base}", f"seed={seed}", f"steps={steps}", f"data.max_tiles={MAX_TILES}", "checkpoint_every=0"]
+    settings = [
+        f"model.vlm={base}",
+        f"seed={seed}",
+        f"steps={steps}",
+        f"data.max_tiles={MAX_TILES}",
+        "checkpoint_every=0",
+    ]
     model = train("finetune", place, [*settings, *packs, data_of(options.work)])
     answers = answer(model, options.work / "data" / "driving" / "val", place / "predictions.json")
     references = read_references(options.work / "data" / "references.json")

@@ -1,4 +1,4 @@
-"""Stages of the demo's recipes with other settings in, models and answers out: one process each, several side by side."""
+"""Stages of the demo's recipes with other settings in, models and answers out: a process each, several side by side."""
 
 import os
 import subprocess

@@ -97,7 +97,10 @@ def _add_synthetic(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-width", type=_positive, default=1600, help="pixels, 16:9 (default: 1600)")
     parser.add_argument("--family", choices=tuple(SYNTHETIC_SOURCES), default="driving")
     parser.add_argument(
-        "--form", choices=("both", "test"), default="both", help="all questions (default), or the tagged test form alone"
+        "--form",
+        choices=("both", "test"),
+        default="both",
+        help="all questions (default), or the tagged test form alone",
     )
     parser.add_argument("--city", choices=tuple(CITIES), default=DEFAULT_CITY, help="look (default: %(default)s)")
     parser.set_defaults(command=write_synthetic)

@@ -79,7 +79,7 @@ class StoredCheckpoints:
         """Restore the engine from a whole checkpoint; random numbers are a function of seed, step and rank.
 
         Raises:
-            CheckpointError: it cannot be loaded, on any rank, or frozen weights or data are not those it was trained with.
+            CheckpointError: it cannot be loaded, on any rank, or frozen weights or data are others than its own.
         """
         failure = ""
         try:

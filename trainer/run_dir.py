@@ -121,8 +121,8 @@ class RunDir:
             return
         begun = json.loads(file.read_text())
         lines = [
-            f"  {field}: begun with {begun[field]['from']} of sha256 {begun[field]['sha256'][:16]}..., got {own['from']} of "
-            f"{own['sha256'][:16]}..."
+            f"  {field}: begun with {begun[field]['from']} of sha256 {begun[field]['sha256'][:16]}..., got "
+            f"{own['from']} of {own['sha256'][:16]}..."
             for field, own in inputs.items()
             if field in begun and begun[field]["sha256"] != own["sha256"]
         ]

@@ -73,7 +73,9 @@ def tower_training(flops: TowerFlops, trained: Trained) -> TrainFlops:
     if not trained.share:
         forward = float(sum(flops))
         return TrainFlops(useful=forward, hardware=forward)
-    useful = flops.patches * (1 + trained.share) + flops.matrices * (2 + trained.share) + flops.scores * ATTENTION_PASSES
+    useful = (
+        flops.patches * (1 + trained.share) + flops.matrices * (2 + trained.share) + flops.scores * ATTENTION_PASSES
+    )
     again = trained.again * (flops.matrices + flops.scores)
     return TrainFlops(useful=useful, hardware=useful + flops.scores / 2 + again)
 

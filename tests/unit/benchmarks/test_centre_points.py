@@ -1,7 +1,6 @@
 """The comparison of ways to write points: which runs it makes, that it goes on where it was, and what it reports."""
 
 import json
-from pathlib import Path
 
 import pytest
 
