@@ -206,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=3, help="of distilled and undistilled (default: 3)")
     parser.add_argument("--ablation-seeds", type=int, default=1, help="of the ablations (default: 1)")
     parser.add_argument("--variants", help="only these, by name, separated by commas")
-    parser.add_argument("--distill-steps", type=int, default=150)
+    parser.add_argument("--distill-steps", type=int, default=300)
     parser.add_argument("--align-steps", type=int, default=60)
     parser.add_argument("--finetune-steps", type=int, default=200)
     parser.add_argument("--teacher-steps", type=int, default=300)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_RANK = {
-    "distill": ("data.max_tiles=96",),
+    "distill": ("data.max_tiles=48",),
     "align": ("data.max_tokens=4096", "data.max_tiles=72"),
     "finetune": ("data.max_tokens=4096", "data.max_tiles=72"),
 }

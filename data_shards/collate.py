@@ -22,6 +22,7 @@ class BatchMeta:
         keys: of each group's frame.
         question_refs: (key, question index in its frame) of each question.
         kinds, datasets: of each question.
+        unparsed_tags: spans of the texts that look like object tags and are none; the model learns them as they are.
         bad: frames of the pack that could not be used; the others stand where they would have stood.
     """
 
@@ -33,6 +34,7 @@ class BatchMeta:
     num_questions: int
     num_tokens: int
     num_tiles: int
+    unparsed_tags: int = 0
     bad: tuple[BadRecord, ...] = ()
 
 
@@ -123,6 +125,7 @@ class StepCounts:
     tokens: int
     label_tokens: int
     tiles: int
+    unparsed_tags: int
 
 
 def to_tensors(pack: Pack, bad: tuple[BadRecord, ...] = ()) -> Batch:
@@ -147,6 +150,7 @@ def to_tensors(pack: Pack, bad: tuple[BadRecord, ...] = ()) -> Batch:
             num_questions=len(pack.question_refs),
             num_tokens=len(pack.input_ids),
             num_tiles=0 if pack.dummy_tile else len(pack.tiles),
+            unparsed_tags=pack.unparsed_tags,
             bad=bad,
         ),
     )
@@ -160,4 +164,5 @@ def step_counts(batches: Sequence[Batch]) -> StepCounts:
         tokens=sum(batch.meta.num_tokens for batch in batches),
         label_tokens=sum(len(batch.label_targets) for batch in batches),
         tiles=sum(batch.meta.num_tiles for batch in batches),
+        unparsed_tags=sum(batch.meta.unparsed_tags for batch in batches),
     )

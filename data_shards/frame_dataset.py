@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from data_shards.chat import BEGIN, ChatError, ChatTemplate, TokenSegments, tokenize_frame
 from data_shards.collate import Batch, Targets, to_tensors
+from data_shards.coords import read_tags
 from data_shards.decode import ImageError
 from data_shards.entries import SampleEntry
 from data_shards.index import DatasetIndex
@@ -21,7 +22,7 @@ from data_shards.quarantine import BadRecord
 from data_shards.read import BadSample, read_frame, unknown_members
 from data_shards.read_ahead import WindowedPlan
 from data_shards.remote import storage_of
-from data_shards.schema import CAMERAS, RawFrame
+from data_shards.schema import CAMERAS, Question, RawFrame
 from data_shards.slots import TileSlots
 from data_shards.storage import Unreachable
 from data_shards.target_source import TargetSource
@@ -160,8 +161,14 @@ class FrameDataset(Dataset):
             tokens = self._tokens(frame, counts, visit.questions)
         except (ImageError, LayoutError, ChatError) as error:
             raise _bad(entry, str(error)) from error
-        kinds = tuple(frame.questions[q].kind for q in visit.questions)
-        meta = PartMeta(key=frame.key, dataset=source.name, question_ids=visit.questions, kinds=kinds)
+        asked = [frame.questions[q] for q in visit.questions]
+        meta = PartMeta(
+            key=frame.key,
+            dataset=source.name,
+            question_ids=visit.questions,
+            kinds=tuple(question.kind for question in asked),
+            unparsed_tags=sum(map(_unparsed_tags, asked)),
+        )
         return tokens, tiles, meta
 
     def _tokens(self, frame: RawFrame, tiles_per_image: list[int], questions: tuple[int, ...]) -> TokenSegments:
@@ -169,6 +176,11 @@ class FrameDataset(Dataset):
             return TokenSegments(prefix=np.zeros(0, np.int32), segments=(), label_spans=())
         per_image = [tiles * self.text.tokens_per_tile for tiles in tiles_per_image]
         return tokenize_frame(frame, per_image, self.text.tokenizer, self.text.template, questions)
+
+
+def _unparsed_tags(question: Question) -> int:
+    texts = [question.question, question.answer, *(text for turn in question.history for text in turn)]
+    return sum(len(read_tags(text).unparsed) for text in texts if "<" in text)
 
 
 def _bad(entry: SampleEntry, reason: str) -> BadSample:

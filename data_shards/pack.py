@@ -30,12 +30,14 @@ class PartMeta:
         dataset: its name.
         question_ids: index in the frame of each question asked.
         kinds: kind of each question asked.
+        unparsed_tags: spans of their texts that look like object tags and are none.
     """
 
     key: str
     dataset: str
     question_ids: tuple[int, ...] = ()
     kinds: tuple[str, ...] = ()
+    unparsed_tags: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,6 +58,7 @@ class Pack:
         keys: key of each group's frame.
         question_refs: (key, question index in its frame) of each question.
         kinds, datasets: of each question.
+        unparsed_tags: of all parts.
     """
 
     input_ids: np.ndarray
@@ -73,6 +76,7 @@ class Pack:
     question_refs: tuple[tuple[str, int], ...]
     kinds: tuple[str, ...]
     datasets: tuple[str, ...]
+    unparsed_tags: int
 
 
 def build_pack(
@@ -128,6 +132,7 @@ def build_pack(
         question_refs=tuple((meta.key, q) for _, _, meta in parts for q in meta.question_ids),
         kinds=tuple(kind for _, _, meta in parts for kind in meta.kinds),
         datasets=tuple(meta.dataset for _, _, meta in parts for _ in meta.question_ids),
+        unparsed_tags=sum(meta.unparsed_tags for _, _, meta in parts),
     )
 
 

@@ -39,6 +39,7 @@ VISION_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "use_qk_norm": False,
             "attention_bias": True,
             "layer_scale_init_value": 1.0,
+            "drop_path_rate": 0.1,
         },
         "tiny-teacher": {
             "hidden_size": 160,

@@ -5,7 +5,7 @@ Shape suffixes: T tiles, S tile side in pixels, P patches of a tile, D width of 
 
 import torch
 from torch import nn
-from transformers import InternVLVisionModel
+from transformers import InternVLVisionConfig, InternVLVisionModel
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -85,6 +85,11 @@ class DropPath(nn.Module):
     def extra_repr(self) -> str:
         """Shown when the module is printed."""
         return f"rate={self.rate:.3f}"
+
+
+def own_drop_path(config: InternVLVisionConfig) -> float:
+    """The rate that a tower's configuration asks for; stock configurations have none."""
+    return float(getattr(config, "drop_path_rate", 0.0))
 
 
 def add_drop_path(tower: InternVLVisionModel, rate: float) -> None:

@@ -183,7 +183,7 @@ def _check_stage(recipe: Recipe) -> list[str]:
             problems.append(f"model.{name}: missing, stage {recipe.stage!r} needs it")
     if recipe.model.projector not in PROJECTORS:
         problems.append(f"model.projector: got {recipe.model.projector!r}, expected one of {', '.join(PROJECTORS)}")
-    if not 0 <= recipe.model.drop_path < 1:
+    if recipe.model.drop_path and not 0 <= recipe.model.drop_path < 1:
         problems.append(f"model.drop_path: got {recipe.model.drop_path}, expected 0 up to (not including) 1")
     elif recipe.model.drop_path and recipe.stage == "align":
         problems.append(

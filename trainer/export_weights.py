@@ -38,7 +38,7 @@ def write_weights(
     dtype: torch.dtype | None,
     max_shard_bytes: int,
 ) -> None:
-    """Write config.json, generation_config.json and safetensors; one shard is held in memory.
+    """Write config.json, generation_config.json and safetensors; one tensor is held in memory.
 
     Args:
         blank: the model without its weights, and where they are.

@@ -10,7 +10,7 @@ from data_shards.collate import StepCounts
 from trainer.dist import Ranks
 from trainer.utilisation import TrainFlops
 
-_COUNTS = ("samples", "questions", "tokens", "label_tokens", "tiles", "fill_tokens", "fill_tiles")
+_COUNTS = ("samples", "questions", "tokens", "label_tokens", "tiles", "unparsed_tags", "fill_tokens", "fill_tiles")
 
 
 @dataclass(kw_only=True)
@@ -164,6 +164,7 @@ class WindowMeans:
         values["memory/gib"] = self.memory
         values["data/quarantined"] = float(self.quarantined)
         values["data/skipped_steps"] = float(self.skipped)
+        values["data/unparsed_tags"] = self.counts["unparsed_tags"]
         for name in ("fill_tokens", "fill_tiles", "label_tokens"):
             values[f"pack/{name}"] = self.counts[name] / packs
         return values

@@ -29,8 +29,8 @@ def convert(
 ) -> list[str]:
     """Write the checkpoint `source` in another layout as the directory `out_dir`, whole or not at all.
 
-    Names, shapes and configuration are checked before the first tensor is read. In memory are at most one shard to
-    write and one OpenGVLab tensor with its parts; types are kept, and going back gives the same bits.
+    Names, shapes and configuration are checked before the first tensor is read. In memory is at most one
+    OpenGVLab tensor with its parts; types are kept, and going back gives the same bits.
 
     Args:
         source: a safetensors file with config.json beside it, or a directory of one model.

@@ -16,7 +16,7 @@ from data_shards.cost import CostModel
 from models.distill_heads import Codebook, DistillStudent
 from models.flops import tile_tokens, tower_flops, vision_flops
 from models.loading import Blank, Files, HeldWeights
-from models.vision import add_drop_path, normalise_tiles
+from models.vision import normalise_tiles
 from trainer.codebook import StoredCodebook, given_codebook
 from trainer.engine import Partition
 from trainer.hashes import files_sha256
@@ -25,7 +25,15 @@ from trainer.recipe import Recipe
 from trainer.stages.answers import AnswerTerm
 from trainer.stages.base import Forward, LossOut, Preparation, Stage
 from trainer.stages.frozen import FrozenPart
-from trainer.stages.towers import TowerShape, check_fit, choose_kernels, frozen_tower, student_tower, teacher_tower
+from trainer.stages.towers import (
+    TowerShape,
+    check_fit,
+    choose_kernels,
+    frozen_tower,
+    set_drop_path,
+    student_tower,
+    teacher_tower,
+)
 from trainer.stages.vocabulary import own_codebook
 from trainer.utilisation import Trained, TrainFlops, tower_training, trained_share
 
@@ -61,7 +69,7 @@ class DistillStage(Stage):
         self.answers = AnswerTerm(recipe, self._shape, dtype) if recipe.distill.answer_logits else None
         tower = student_tower(recipe, teacher, generator)
         check_fit(recipe, self._shape, tower.model.config)
-        add_drop_path(tower.model, recipe.model.drop_path)
+        self._drop_path = set_drop_path(tower.model, recipe.model.drop_path)
         towers = [tower.model, *([self.teacher] if self.teacher else [])]
         self._announcement = choose_kernels(recipe, towers, dtype)
         self._last_k = recipe.distill.last_k if recipe.distill.features else 1
@@ -79,7 +87,7 @@ class DistillStage(Stage):
 
     def notes(self) -> tuple[str, ...]:
         cached = () if self._online else ("distill: the teacher is not loaded; its targets are read with the frames",)
-        return (self._announcement, *(self.answers.notes() if self.answers else ()), *cached)
+        return (self._announcement, *self._drop_path, *(self.answers.notes() if self.answers else ()), *cached)
 
     def layers(self) -> Mapping[str, torch.nn.ModuleList]:
         assert isinstance(self.model, DistillStudent)

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from models.presets import VLM_PRESETS
-from models.vision import add_drop_path
 from trainer.recipe import Recipe
 from trainer.stages.sources import model_directory, tokenizer_from, vlm_from
+from trainer.stages.towers import set_drop_path
 from trainer.stages.vlm import VlmStage
 
 
@@ -28,5 +28,8 @@ class FinetuneStage(VlmStage):
         tokenizer = tokenizer_from("model.tokenizer", directory if own else init.tokenizer or directory)
         generator = torch.Generator().manual_seed(recipe.seed)
         blank = vlm_from("model.vlm", directory, tokenizer, generator, init.projector)
-        add_drop_path(blank.model.model.vision_tower, init.drop_path)
+        self._drop_path = set_drop_path(blank.model.model.vision_tower, init.drop_path)
         super().__init__(recipe, blank, tokenizer, dtype, frozen={})
+
+    def notes(self) -> tuple[str, ...]:
+        return (*super().notes(), *self._drop_path)

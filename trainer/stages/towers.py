@@ -10,7 +10,7 @@ from models.attention import choose_backend
 from models.blanks import selected_vision, stored_vision
 from models.loading import Blank
 from models.presets import VISION_PRESETS
-from models.vision import TowerFeatures
+from models.vision import TowerFeatures, add_drop_path, own_drop_path
 from trainer.dist import compute_device
 from trainer.recipe import Recipe
 from trainer.stages.frozen import FrozenPart
@@ -95,6 +95,27 @@ def check_fit(recipe: Recipe, teacher: TowerShape, student: InternVLVisionConfig
     layers = min(teacher.layers, own.layers)
     if recipe.distill.features and recipe.distill.last_k > layers:
         raise StageError(f"distill.last_k: got {recipe.distill.last_k}, expected at most the {layers} layers there are")
+
+
+def set_drop_path(tower: InternVLVisionModel, asked: float | None) -> tuple[str, ...]:
+    """Put DropPath into a tower that is trained.
+
+    Args:
+        tower: gets it in every layer, with growing rates.
+        asked: rate of the last layer; None for that of the tower's configuration.
+
+    Returns:
+        what to announce, if the rate is the tower's own.
+
+    Raises:
+        StageError: a rate of its own that is none, or other dropout beside it.
+    """
+    rate = own_drop_path(tower.config) if asked is None else asked
+    try:
+        add_drop_path(tower, rate)
+    except ValueError as error:
+        raise StageError(f"model.{error}") from error
+    return (f"model.drop_path: {rate:g}, of the tower's own configuration",) if asked is None and rate else ()
 
 
 def _side(size: int | Sequence[int]) -> int:

@@ -480,3 +480,18 @@ def test_a_bug_in_a_worker_keeps_its_own_message(sources, stream, text, monkeypa
     monkeypatch.setattr(frame_dataset, "read_frame", broken)
     with pytest.raises(KeyError, match="own message"):
         steps(loader(sources, stream, text, workers=1), 1)
+
+
+def test_object_tags_that_do_not_parse_are_counted(folder, text):
+    made = next(iter(frames(1, images=["IMAGE_0"], seed=91, questions=1)))
+    wrong = Question(
+        question="What of <c2,CAM_BACK,10.0>?",
+        answer="As <c1,CAM_FRONT,800.0,450.0>.",
+        kind="general",
+        history=(("Is <c3,CAM_NONE,1.0,2.0> there?", "No, 3 < 4."),),
+    )
+    one = source(folder, "tags", [replace(made, questions=(wrong, *made.questions))])
+    stream = make_stream([one], text)
+    (batch,) = next(iter(loader([one], stream, text)))
+    assert batch.meta.unparsed_tags == 2
+    assert step_counts([batch, batch]).unparsed_tags == 4

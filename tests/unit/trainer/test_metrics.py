@@ -35,7 +35,7 @@ class _First:
 
 
 def _counts(samples: int) -> StepCounts:
-    return StepCounts(samples=samples, questions=2 * samples, tokens=50, label_tokens=5, tiles=3)
+    return StepCounts(samples=samples, questions=2 * samples, tokens=50, label_tokens=5, tiles=3, unparsed_tags=1)
 
 
 def _step(window: MetricWindow, number: int, loss: float | None, useful: float = 0.0, hardware: float = 0.0) -> None:
@@ -117,8 +117,8 @@ def test_two_ranks_add_up_and_the_dearest_and_busiest_are_seen():
     window = MetricWindow(names=(), modules=("vision",))
     _step(window, 1, 1.0, useful=1.0, hardware=6.0)
     window.seconds = 5.0
-    #  seven counts, the loss, the square, own work of both ranks, useful and hardware FLOPs
-    other = [4, 8, 50, 5, 3, 0.5, 0.25, 2.0, 7.0, 0.0, 1.0, 1.0, 2.0]
+    # eight counts, the loss, the square, own work of both ranks, useful and hardware FLOPs
+    other = [4, 8, 50, 5, 3, 6, 0.5, 0.25, 2.0, 7.0, 0.0, 1.0, 1.0, 2.0]
     ranks = _First(other, [4.0, 0.0, 9.0, 2.0])
     means = _reduce(window, ranks, packs=2, squares={"vision": 9.0}, waited=2.0, memory=3.0)
     values = means.scalars(peak=1.0)
@@ -128,4 +128,5 @@ def test_two_ranks_add_up_and_the_dearest_and_busiest_are_seen():
     assert list(means.own_work) == [3.0, 1.0]
     assert values["ranks/slowest_over_median"] == pytest.approx(1.5)
     assert values["memory/gib"] == 9.0
+    assert values["data/unparsed_tags"] == 7
     assert values["utilisation/mfu"] == pytest.approx(2.0 / 5.0 / 2)

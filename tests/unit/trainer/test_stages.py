@@ -9,8 +9,10 @@ from torch.nn.functional import cosine_similarity
 
 from data_shards.schema import QUESTION_KINDS
 from models.loading import Blank
+from models.presets import vision_config
+from models.saving import save_model
 from models.vision import normalise_tiles
-from models.vlm import load_language
+from models.vlm import build_vision, load_language
 from tests.helpers.stages import make_world, write_recipe
 from trainer.config import load_recipe
 from trainer.data import make_data
@@ -93,6 +95,26 @@ def test_loss_falls_when_the_student_learns(distill):
         optimiser.step()
         values.append(loss.item() / len(batch.tiles))
     assert values[-1] < values[0] - 0.2
+
+
+def test_a_student_drops_paths_at_the_rate_of_its_configuration_unless_the_recipe_names_one(world, tmp_path):
+    config = vision_config("tiny-student")
+    config.drop_path_rate = 0.3
+    save_model(build_vision(config, torch.Generator().manual_seed(0)), tmp_path / "student")
+
+    def last_rate(**model):
+        stage, _ = _make(world, "distill", model={"student": str(tmp_path / "student"), **model})
+        announced = any("model.drop_path: 0.3" in note for note in stage.notes())
+        return stage.exported().encoder.layer[-1].dropout.rate, announced
+
+    assert last_rate() == (0.3, True)
+    assert last_rate(drop_path=0.0) == (0.0, False)
+    assert last_rate(drop_path=0.25) == (0.25, False)
+    assert vision_config("internvit-300m").drop_path_rate == 0.1
+    config.drop_path_rate = 1.5
+    save_model(build_vision(config, torch.Generator().manual_seed(0)), tmp_path / "wrong")
+    with pytest.raises(StageError, match=r"model\.drop_path: got 1\.5"):
+        _make(world, "distill", model={"student": str(tmp_path / "wrong")})
 
 
 def test_codebook_is_kept_and_read_back(world, tmp_path):
