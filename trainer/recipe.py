@@ -36,8 +36,8 @@ class ModelSection:
         vlm: finetune: directory of a whole model, as an align run writes to `RUN_DIR/model`, or a preset.
         tokenizer: align: directory of the tokenizer; finetune: as well, where `vlm` has none.
         projector: `mlp` (stock) or `linear`.
-        drop_path: stochastic depth of the trained vision tower's last layer, in [0, 1); None for the rate of the tower's
-            own configuration (0.1 in `internvit-300m`).
+        drop_path: stochastic depth of the trained vision tower's last layer, in [0, 1); None for the rate of
+            the tower's own configuration (0.1 in `internvit-300m`).
         attention: kernels of the language model's packs and of the towers; `auto` takes the fastest that works here.
         checkpointing: activation checkpointing of the trained tower and of the language model.
         freeze: patterns of names (`*`, `?`, `[...]`) of further parameters that are not trained, each matching some;

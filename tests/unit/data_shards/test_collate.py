@@ -16,7 +16,13 @@ def part(key, num_segments, num_tiles):
         segments=tuple(np.arange(4, dtype=np.int32) + 10 * i for i in range(num_segments)),
         label_spans=(((2, 4),),) * num_segments,
     )
-    meta = PartMeta(key=key, dataset="d", question_ids=tuple(range(num_segments)), kinds=("general",) * num_segments, unparsed_tags=1)
+    meta = PartMeta(
+        key=key,
+        dataset="d",
+        question_ids=tuple(range(num_segments)),
+        kinds=("general",) * num_segments,
+        unparsed_tags=1,
+    )
     return tokens, np.full((num_tiles, 2, 2, 3), 7, np.uint8), meta
 
 
@@ -59,7 +65,9 @@ def test_a_batch_moves_as_a_whole(pack):
 
 def test_the_counts_of_a_step_are_sums_over_its_micro_batches(pack):
     batches = [to_tensors(pack), to_tensors(build_pack([part("c", 1, 0)]))]
-    assert step_counts(batches) == StepCounts(samples=3, questions=4, tokens=25, label_tokens=8, tiles=3, unparsed_tags=3)
+    assert step_counts(batches) == StepCounts(
+        samples=3, questions=4, tokens=25, label_tokens=8, tiles=3, unparsed_tags=3
+    )
 
 
 def test_a_batch_names_the_frames_it_was_to_hold_as_well(pack):
@@ -72,4 +80,6 @@ def test_a_batch_names_the_frames_it_was_to_hold_as_well(pack):
 
 def test_a_filler_counts_as_no_sample_and_no_tile():
     batch = to_tensors(filler_pack(2, 5))
-    assert step_counts([batch]) == StepCounts(samples=0, questions=0, tokens=1, label_tokens=0, tiles=0, unparsed_tags=0)
+    assert step_counts([batch]) == StepCounts(
+        samples=0, questions=0, tokens=1, label_tokens=0, tiles=0, unparsed_tags=0
+    )
