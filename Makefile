@@ -54,11 +54,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.cached_distillation --out runs/bench/cached_distillation.json
 
 bench-gpu: setup
-	for stage in distill align finetune; do \
-		$(BIN)/python -m trainer.bench --stage $$stage --gpu-memory $(GPU_GIB) --out runs/bench/$$stage.json || exit 1; done
-	$(BIN)/python -m trainer.bench --stage finetune --gpu-memory $(GPU_GIB) --questions-per-visit 1 --out runs/bench/classic.json
-	$(BIN)/python -m trainer.bench --stage finetune --gpu-memory $(GPU_GIB) --questions-per-visit 1 --padded \
-		--out runs/bench/padded.json
+	$(BIN)/python -m trainer.bench.suite --gpu-memory $(GPU_GIB) --out runs/bench
 
 tiny-assets: setup
 	$(BIN)/python -m trainer.tiny

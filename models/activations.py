@@ -74,7 +74,9 @@ class ModuleBytes:
         return max([begin, *(again if count else [])]) + self.layers[-1].working
 
 
-def vision_layer(config: InternVLVisionConfig, tiles: int, item: int, *, trained: bool = True) -> LayerBytes:
+def vision_layer(
+    config: InternVLVisionConfig, tiles: int, item: int, *, trained: bool = True, fused: bool = False
+) -> LayerBytes:
     """A layer of the tower.
 
     Args:
@@ -82,14 +84,15 @@ def vision_layer(config: InternVLVisionConfig, tiles: int, item: int, *, trained
         tiles: run at once.
         item: bytes of a number in the models' precision.
         trained: False where only gradients pass through.
+        fused: `models.fused` computes in the place of transformers' RMSNorm and SwiGLU.
     """
     tokens = tiles * (num_patches(config) + 1)
     width, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
     rms = config.norm_type == "rms_norm"
-    norms = 2 * _norm(width, item, trained=trained, rms=rms)
+    norms = 2 * _norm(width, item, trained=trained, rms=rms, fused=fused)
     attention = float(4 * width * item + heads * _PRECISE)
     if config.use_qk_norm:
-        attention += 2 * (_norm(width, item, trained=trained, rms=True) - (width * item if trained else 0))
+        attention += 2 * (_norm(width, item, trained=trained, rms=True, fused=fused) - (width * item if trained else 0))
     scale = 2 * width * item if trained else 0
     mlp = (2 if trained else 1) * inner * item
     return LayerBytes(
@@ -102,7 +105,13 @@ def vision_layer(config: InternVLVisionConfig, tiles: int, item: int, *, trained
 
 
 def language_layer(
-    config: LlamaConfig, tokens: int, item: int, *, trained: bool = True, kernel: Kernel = "varlen"
+    config: LlamaConfig,
+    tokens: int,
+    item: int,
+    *,
+    trained: bool = True,
+    kernel: Kernel = "varlen",
+    fused: bool = False,
 ) -> LayerBytes:
     """A layer of the language model, for `tokens` of a pack; other arguments as for `vision_layer`.
 
@@ -113,9 +122,9 @@ def language_layer(
     width, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
     queries = heads * config.head_dim
     keys = queries if kernel == "sdpa" else config.num_key_value_heads * config.head_dim
-    norms = 2 * _norm(width, item, trained=trained, rms=True)
+    norms = 2 * _norm(width, item, trained=trained, rms=True, fused=fused)
     attention = (2 * queries + 2 * keys) * item + heads * _PRECISE
-    mlp = (4 if trained else 3) * inner * item
+    mlp = (2 if fused else 3) * inner * item + (inner * item if trained else 0)
     return LayerBytes(
         whole=tokens * (norms + attention + mlp),
         input=tokens * width * item,
@@ -149,10 +158,11 @@ def projector_bytes(config: InternVLConfig, tiles: int, item: int) -> float:
     return tokens * (_norm(wide, item, trained=True, rms=False) + 2 * text.hidden_size * item)
 
 
-def language_ends(config: LlamaConfig, tokens: int, item: int, *, trained: bool = True) -> float:
+def language_ends(config: LlamaConfig, tokens: int, item: int, *, trained: bool = True, fused: bool = False) -> float:
     """What lies before and behind the layers: rotary embeddings, and the last norm, whose output is not kept."""
     assert config.head_dim is not None
-    last = _norm(config.hidden_size, item, trained=trained, rms=True) - (config.hidden_size * item if trained else 0)
+    last = _norm(config.hidden_size, item, trained=trained, rms=True, fused=fused)
+    last -= config.hidden_size * item if trained else 0
     return tokens * (2 * config.head_dim * item + last)
 
 
@@ -186,12 +196,12 @@ def num_patches(config: InternVLVisionConfig) -> int:
     return (config.image_size[0] // config.patch_size[0]) * (config.image_size[1] // config.patch_size[1])
 
 
-def _norm(width: int, item: int, *, trained: bool, rms: bool) -> float:
+def _norm(width: int, item: int, *, trained: bool, rms: bool, fused: bool = False) -> float:
     """Bytes a token of a norm and of its output, which the linear maps behind it keep where they are trained.
 
-    LayerNorm keeps its input and two numbers. RMSNorm as transformers writes it keeps its input in float32, a number,
-    and where its weight is trained the normalised input.
+    LayerNorm keeps its input and two numbers, a fused RMSNorm its input and one. RMSNorm as transformers writes it
+    keeps its input in float32, a number, and where its weight is trained the normalised input.
     """
-    if not rms:
-        return width * item + 2 * _PRECISE + (width * item if trained else 0)
+    if not rms or fused:
+        return width * item + (1 if rms else 2) * _PRECISE + (width * item if trained else 0)
     return width * max(item, _PRECISE) + _PRECISE + (2 * width * item if trained else 0)

@@ -28,6 +28,7 @@ from models.blanks import (
     stored_vlm,
 )
 from models.checkpointing import release_layers
+from models.fused import PLAIN, Operations, release_fused, use_fused
 from models.label_loss import LabelLosses, label_losses
 from models.loading import Blank, HeldWeights, ModelError, fill, model_architectures
 from models.saving import save_model
@@ -179,7 +180,11 @@ class PackedVLM(nn.Module):
     """
 
     def __init__(
-        self, vlm: InternVLForConditionalGeneration, attention: Backend | None = None, longest: int | None = None
+        self,
+        vlm: InternVLForConditionalGeneration,
+        attention: Backend | None = None,
+        longest: int | None = None,
+        operations: Operations = PLAIN,
     ) -> None:
         """Wrap a model.
 
@@ -187,6 +192,7 @@ class PackedVLM(nn.Module):
             vlm: the model, changed until `release`.
             attention: the vision tower takes its kernels as well; without, it keeps its own.
             longest: see `settle_rotary`.
+            operations: what its layers compute with.
         """
         super().__init__()
         register_pack_attention()
@@ -198,11 +204,13 @@ class PackedVLM(nn.Module):
         if attention is not None:
             tower.set_attn_implementation(attention.vision)
         language.set_attn_implementation(PACK_ATTENTION)
+        use_fused(vlm, operations)
 
     def release(self) -> InternVLForConditionalGeneration:
         """Put stock attention and layers back and hand out the stock model; the wrapper is of no use afterwards."""
         release_layers(self.vlm.model.vision_tower.encoder.layer)
         release_layers(self.vlm.model.language_model.layers)
+        release_fused(self.vlm)
         self.vlm.model.language_model.rotary_emb.rope_type = self._former_rope
         self.vlm.model.vision_tower.set_attn_implementation(self._former_vision)
         self.vlm.model.language_model.set_attn_implementation(self._former_attention)

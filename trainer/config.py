@@ -173,7 +173,7 @@ def _check_names(section: str, datasets: Sequence[DatasetSection]) -> list[str]:
 
 def _checkpointed(recipe: Recipe) -> dict[str, int]:
     counts = dataclasses.asdict(recipe.model.checkpointing)
-    return {name: count for name, count in counts.items() if count != "all"}
+    return {name: count for name, count in counts.items() if count not in ("all", "auto")}
 
 
 def _check_stage(recipe: Recipe) -> list[str]:

@@ -172,7 +172,7 @@ def init() -> Ranks:
     """
     if "RANK" not in os.environ:
         alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-        os.environ.update(alone, MASTER_PORT=str(_free_port()))
+        os.environ.update(alone, MASTER_PORT=str(free_port()))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = torch.cuda.is_available()
     if cuda:
@@ -203,13 +203,14 @@ def _network_message(error: Exception) -> str:
     if "EADDRINUSE" in str(error) or "in use" in str(error).lower():
         return (
             f"port {port} is in use by another job on this machine; give this one another: "
-            f"deepspeed --master_port {_free_port()} trainer/run.py ..."
+            f"deepspeed --master_port {free_port()} trainer/run.py ..."
         )
     where = f"{os.environ.get('MASTER_ADDR', '?')}:{port}"
     return f"the ranks cannot meet at {where}: {error}; check MASTER_ADDR, MASTER_PORT and that all ranks were started"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

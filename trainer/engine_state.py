@@ -133,7 +133,15 @@ def _fill_slot(slot: Slot, reader: FragmentReader, base: torch.optim.Optimizer) 
         slot.of(slot.flat if key == MASTER else state[key]).copy_(values)
     for key, number in reader.numbers(slot.parameter).items():
         # A tensor of its own: one that several flat tensors share would count several steps an update.
-        state[key] = torch.tensor(number, dtype=torch.float32) if isinstance(base, torch.optim.Adam) else int(number)
+        state[key] = _counted(number, slot.flat, base)
+
+
+def _counted(number: float, flat: torch.Tensor, base: torch.optim.Optimizer) -> torch.Tensor | int:
+    """A step counter as the optimiser keeps it: torch's fused one where its weights are."""
+    if not isinstance(base, torch.optim.Adam):
+        return int(number)
+    device = flat.device if base.defaults["fused"] else torch.device("cpu")
+    return torch.tensor(number, dtype=torch.float32, device=device)
 
 
 def _base_optimizer(engine: Any) -> torch.optim.Optimizer:

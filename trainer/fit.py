@@ -1,15 +1,14 @@
 """A stage, a DeepSpeed configuration and the memory of a card in; the estimate and the settings that fit out."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from models.activations import ModuleBytes
 from trainer.footprint import as_in_recipe, footprint
 from trainer.memory import GIB, Footprint, Memory, Zero, estimate, table
-from trainer.recipe import CheckpointingSection
 from trainer.stages.base import Stage
 
-_MODULES = tuple(field.name for field in fields(CheckpointingSection))
+_MODULES = ("vision", "language")
 """Whose layers a recipe may have checkpointed."""
 
 _FACTORS = (2, 1.5, 1.25, 1, 0.75, 0.5, 0.375, 0.25, 0.125)
@@ -48,12 +47,15 @@ def memory_report(stage: Stage, zero: Zero, *, gpu_gib: float | None = None) -> 
     return "\n".join(lines)
 
 
-def fewest_checkpointed(stage: Stage, zero: Zero, gpu_gib: float) -> dict[str, int] | None:
+def fewest_checkpointed(
+    stage: Stage, zero: Zero, gpu_gib: float, free: Sequence[str] = _MODULES
+) -> dict[str, int] | None:
     """Layers of each module that have to be checkpointed for a card, with the recipe's limits; None where all are too
-    few."""
+    few. Modules that are not `free` keep the recipe's number."""
     data = stage.recipe.data
     size = footprint(stage, max_tokens=data.max_tokens, max_tiles=data.max_tiles, divided=zero.stage == 3)
-    return cheapest(size, zero, gpu_gib * GIB)
+    fixed = {name: count for name, count in as_in_recipe(stage).items() if name not in free}
+    return cheapest(size, zero, gpu_gib * GIB, fixed)
 
 
 def memory_of(stage: Stage, zero: Zero) -> Memory:
@@ -83,14 +85,18 @@ def _advice(stage: Stage, sized: Sized, zero: Zero, memory: Memory, gpu_gib: flo
     return lines
 
 
-def cheapest(footprint: Footprint, zero: Zero, room: float) -> dict[str, int] | None:
+def cheapest(
+    footprint: Footprint, zero: Zero, room: float, fixed: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, int] | None:
     """The fewest checkpointed layers with which the estimate is at most `room` bytes; None where all are too few.
 
-    Layers are taken one by one from the module that frees the most bytes for the work of running a layer again.
+    Layers are taken one by one from the module that frees the most bytes for the work of running a layer again; the
+    numbers of `fixed` stay.
     """
-    free = [module for module in footprint.modules if module.name in _MODULES]
-    modules = sorted((module for module in free if module.layers), key=_freed, reverse=True)
-    counts = {module.name: 0 for module in free}
+    known = [module for module in footprint.modules if module.name in _MODULES]
+    free = [module for module in known if module.layers and module.name not in fixed]
+    modules = sorted(free, key=_freed, reverse=True)
+    counts = {module.name: fixed.get(module.name, 0) for module in known}
     while estimate(footprint, zero, counts).peak > room:
         module = next((m for m in modules if counts[m.name] < m.skipped + len(m.layers)), None)
         if module is None:

@@ -63,6 +63,7 @@ def _distill(stage: DistillStage, tokens: int, tiles: int, divided: bool) -> Foo
     asked, loss = _answers(stage, tokens, item)
     divides = {part: divided and part.divides(stage.dtype, settings.teacher_placement) for part in stage.frozen_parts()}
     taught = vision_layer(stage.teacher.config, tiles, item) if stage.teacher is not None else None
+    fused = _fused(stage)
     return Footprint(
         parameters=_numbers(stage.model.parameters()),
         trained=_numbers(parameter for parameter in stage.model.parameters() if parameter.requires_grad),
@@ -73,7 +74,7 @@ def _distill(stage: DistillStage, tokens: int, tiles: int, divided: bool) -> Foo
                 "vision",
                 stage.layers()["vision"],
                 _other_trained(stage, ".embeddings."),
-                partial(_vision, student, tiles, item),
+                partial(_vision, student, tiles, item, fused),
             ),
             *asked,
         ),
@@ -91,7 +92,7 @@ def _answers(stage: DistillStage, tokens: int, item: int) -> tuple[tuple[ModuleB
     text = stage.answers.config.text_config
     assert isinstance(text, LlamaConfig)
     layer = _language(stage, text, tokens, item, trained=False)
-    ends = language_ends(text, tokens, item, trained=False)
+    ends = language_ends(text, tokens, item, trained=False, fused=_fused(stage))
     chunks = head_chunks(2 * tokens, text.vocab_size)
     module = ModuleBytes(name="answers", layers=(layer,) * text.num_hidden_layers, ends=ends)
     return (module,), loss_bytes(text, 2 * tokens, item, chunks=chunks, trained=False)
@@ -103,12 +104,12 @@ def _vlm(stage: VlmStage, tokens: int, tiles: int) -> Footprint:
     vision, text = config.vision_config, config.text_config
     assert isinstance(vision, InternVLVisionConfig)
     assert isinstance(text, LlamaConfig)
-    layers = stage.layers()
+    layers, fused = stage.layers(), _fused(stage)
     tower_enters = _other_trained(stage, "vision_tower.embeddings.")
-    tower = _module("vision", layers["vision"], tower_enters, partial(_vision, vision, tiles, item))
+    tower = _module("vision", layers["vision"], tower_enters, partial(_vision, vision, tiles, item, fused))
     enters = bool(tower.layers) or _other_trained(stage, "multi_modal_projector.", "embed_tokens.")
     language = _module("language", layers["language"], enters, partial(_language, stage, text, tokens, item))
-    ends = language_ends(text, tokens, item, trained=_other_trained(stage, "language_model.norm."))
+    ends = language_ends(text, tokens, item, trained=_other_trained(stage, "language_model.norm."), fused=fused)
     chunks = head_chunks(tokens, text.vocab_size)
     return Footprint(
         parameters=_numbers(stage.model.parameters()),
@@ -127,15 +128,21 @@ def _projector(stage: VlmStage, config: InternVLConfig, tiles: int, item: int) -
     )
 
 
-def _vision(config: InternVLVisionConfig, tiles: int, item: int, trained: bool) -> LayerBytes:
-    return vision_layer(config, tiles, item, trained=trained)
+def _vision(config: InternVLVisionConfig, tiles: int, item: int, fused: bool, trained: bool) -> LayerBytes:
+    return vision_layer(config, tiles, item, trained=trained, fused=fused)
 
 
 def _language(stage: Stage, config: LlamaConfig, tokens: int, item: int, trained: bool) -> LayerBytes:
     """What is asked about may be a GPU that is not here: 16 bits mean its kernels for packs, if the recipe lets it."""
     wanted = stage.recipe.model.attention
     kernel: Kernel = "sdpa" if wanted == "sdpa" or (wanted == "auto" and item != 2) else "varlen"
-    return language_layer(config, tokens, item, trained=trained, kernel=kernel)
+    return language_layer(config, tokens, item, trained=trained, kernel=kernel, fused=_fused(stage))
+
+
+def _fused(stage: Stage) -> bool:
+    """Whether layers keep what fused kernels keep; for `auto` as for attention, 16 bits mean a GPU."""
+    wanted = stage.recipe.model.kernels
+    return wanted != "plain" and (wanted != "auto" or stage.dtype.itemsize == 2)
 
 
 def _module(name: str, layers: Iterable[nn.Module], enters: bool, size: partial[LayerBytes]) -> ModuleBytes:

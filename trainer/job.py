@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from trainer import dist
+from trainer.adamw import choose_adamw
 from trainer.checkpoint import Checkpoints
 from trainer.config import Recipe, load_recipe, recipe_to_yaml
 from trainer.data import Data, make_data
@@ -24,6 +25,7 @@ from trainer.optim import training_table
 from trainer.resume import CheckpointError, StoredCheckpoints
 from trainer.run_dir import RunDir, weights_record, write_model
 from trainer.sample_log import SampleLog
+from trainer.settle import settle_checkpointing
 from trainer.stages import make_stage
 from trainer.stages.base import Preparation, Stage
 from trainer.state import StopRequest, TrainState, stop_on_signals
@@ -61,13 +63,16 @@ def describe(job: Job) -> str:
     """What a job would do: resolved recipe and DeepSpeed configuration, plan, what is trained, memory."""
     recipe, notes = load_recipe(job.recipe, job.overrides)
     world_size = job.world_size or dist.world_size_from_environment()
-    config = _resolve(job, recipe, world_size)
-    stage = make_stage(recipe, getattr(torch, precision(config)), loaded=False)
+    config, chosen = _resolve(job, recipe, world_size)
+    settled, layers = settle_checkpointing(recipe, config, world_size, job.gpu_gib)
+    stage = make_stage(settled, getattr(torch, precision(config)), loaded=False)
     data = make_data(recipe, stage.text, None, stage.cost())
     parts = [
         recipe_to_yaml(recipe).rstrip(),
         json.dumps(config, indent=2),
         *notes,
+        *chosen,
+        *layers,
         *stage.notes(),
         *data.summary(world_size),
         *Validator(recipe, stage, None).notes(),
@@ -80,17 +85,18 @@ def describe(job: Job) -> str:
 def run_job(job: Job) -> Outcome:
     """Train one stage from its beginning or a checkpoint to its end, or to a signal."""
     recipe, notes = load_recipe(job.recipe, job.overrides)
-    config = _resolve(job, recipe, dist.world_size_from_environment())
+    config, chosen = _resolve(job, recipe, dist.world_size_from_environment())
     run_dir = RunDir(path=recipe.run_dir)
     with stop_on_signals() as stop:
         ranks = dist.init()
         if job.resume != "never" and ranks.on_main(lambda: _finished(run_dir, recipe, ranks.world_size)):
             return Outcome.DONE
-        stage = make_stage(recipe, getattr(torch, precision(config)), loaded=False)
+        settled, layers = settle_checkpointing(recipe, config, ranks.world_size)
+        stage = make_stage(settled, getattr(torch, precision(config)), loaded=False)
         data = make_data(recipe, stage.text, ranks, stage.cost())
         validator = Validator(recipe, stage, ranks)
         plan = [*data.summary(ranks.world_size), *validator.notes()]
-        announce("\n".join([*notes, *stage.notes(), *plan, _table(stage)]))
+        announce("\n".join([*notes, *chosen, *layers, *stage.notes(), *plan, _table(stage)]))
         inputs = ranks.on_main(lambda: _begin(job, run_dir, stage, data, config, ranks))
         groups = stage.parameter_groups()
         stage.load(Partition(config, ranks) if zero_stage(config) == 3 else None)
@@ -173,9 +179,12 @@ def _train(job: Job, parts: _Parts) -> Outcome:
     return Outcome.DONE
 
 
-def _resolve(job: Job, recipe: Recipe, world_size: int) -> dict[str, Any]:
+def _resolve(job: Job, recipe: Recipe, world_size: int) -> tuple[dict[str, Any], list[str]]:
+    """The configuration, and what was chosen in it for this machine."""
     given = load_ds_config(job.ds_config)
-    return resolve(given, recipe, world_size=world_size, config_path=job.ds_config, recipe_path=job.recipe)
+    config = resolve(given, recipe, world_size=world_size, config_path=job.ds_config, recipe_path=job.recipe)
+    chosen, note = choose_adamw(config, recipe.optim.kernel, dist.compute_device())
+    return chosen, [note] if note else []
 
 
 def _table(stage: Stage) -> str:
@@ -203,7 +212,7 @@ def _begin(
     if aside is not None:
         announce(f"--resume never: {run_dir.path} moved to {aside}")
     run_dir.check_inputs(inputs)
-    run_dir.begin(recipe_to_yaml(stage.recipe), config, ranks.world_size, inputs)
+    run_dir.begin(recipe_to_yaml(data.recipe), config, ranks.world_size, inputs)
     return inputs
 
 

@@ -6,17 +6,7 @@ from typing import Literal
 
 from data_shards.coords import CoordinateFormat
 from data_shards.tiling import ViewLayout
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointingSection:
-    """Layers that keep only their input and are run again in the backward pass, counted from the first one.
-
-    Attributes: vision, language: number of layers, or `all`.
-    """
-
-    vision: Literal["all"] | int = 0
-    language: Literal["all"] | int = 0
+from trainer.checkpointing_section import CheckpointingSection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +29,7 @@ class ModelSection:
         drop_path: stochastic depth of the trained vision tower's last layer, in [0, 1); None for the rate of
             the tower's own configuration (0.1 in `internvit-300m`).
         attention: kernels of the language model's packs and of the towers; `auto` takes the fastest that works here.
+        kernels: of RMSNorm, SwiGLU and rotary embeddings; `auto` takes the fastest on a GPU, and `plain` elsewhere.
         checkpointing: activation checkpointing of the trained tower and of the language model.
         freeze: patterns of names (`*`, `?`, `[...]`) of further parameters that are not trained, each matching some;
             names are those of `--dry-run`, such as `vlm.model.vision_tower.encoder.layer.0.*`.
@@ -55,6 +46,7 @@ class ModelSection:
     projector: str = "mlp"
     drop_path: float | None = None
     attention: Literal["auto", "flash", "varlen", "flex", "sdpa"] = "auto"
+    kernels: Literal["auto", "liger", "compile", "plain"] = "auto"
     checkpointing: CheckpointingSection = field(default_factory=CheckpointingSection)
     freeze: tuple[str, ...] = ()
 
@@ -165,6 +157,7 @@ class OptimSection:
         warmup: below 1 a fraction of all steps, from 1 a number of steps.
         min_lr: where the schedule ends, as a fraction of the peak.
         grad_clip: largest global gradient norm; 0 for none.
+        kernel: of AdamW; `auto` takes what the DeepSpeed configuration says, else torch's `fused` on a GPU.
     """
 
     lr: LearningRates = field(default_factory=LearningRates)
@@ -182,6 +175,7 @@ class OptimSection:
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     min_lr: float = 0.0
     grad_clip: float = 1.0
+    kernel: Literal["auto", "fused", "plain", "deepspeed"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,16 +1,17 @@
 """Sizes in, random packs as long as those of driving frames out, planned as in training.
 
 Lengths are drawn as measured on real DriveLM frames: 80 to 99 questions of some 77 tokens, and for images 13 tiles, or
-as many as a pack may hold.
+as many as a pack may hold. Beside them there may be general samples: 0 to 13 tiles and one longer answer each.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from data_shards.chat import TokenSegments
-from data_shards.collate import Batch, to_tensors
+from data_shards.collate import Batch, Targets, to_tensors
 from data_shards.pack import PartMeta, build_pack
 from data_shards.plan import CostModel, MixtureEntry, PackLimits, PackPlan, PackStream, SizeTable
 
@@ -18,6 +19,7 @@ DATASET = "random"
 _FRAMES = 400
 _TILES = 13
 _PREFIX_WORDS = 52
+_GENERAL_WORDS = 30
 _QUESTION_WORDS = 40
 """Tokens of a question before its answer."""
 
@@ -36,6 +38,9 @@ class PackSettings:
         tile_size: in pixels.
         tokens_per_tile: image tokens of a tile; 0 for jobs on images only.
         image_token: its id, larger than those of all words drawn.
+        general: general samples for each driving question.
+        patches: of a tile, for cached targets of a teacher; 0 for none.
+        entries, top_k: of the teacher's codebook, and those of them that are cached.
     """
 
     max_tokens: int
@@ -45,20 +50,29 @@ class PackSettings:
     tile_size: int
     tokens_per_tile: int
     image_token: int
+    general: float = 0.0
+    patches: int = 0
+    entries: int = 0
+    top_k: int = 0
 
 
 def random_batches(settings: PackSettings, cost: CostModel, count: int, seed: int = 0) -> list[Batch]:
     """The first `count` packs of a plan over drawn lengths."""
     rng = np.random.default_rng(seed)
-    lengths = drawn_sizes(settings, rng)
+    driving = drawn_sizes(settings, rng)
+    lengths = [driving]
+    if settings.general:
+        lengths.append(general_sizes(round(settings.general * len(driving.tokens)), settings, rng))
     planned = _padded(lengths) if settings.padded else lengths
     limits = PackLimits(max_tokens=settings.max_tokens, max_tiles=settings.max_tiles)
-    stream = PackStream([MixtureEntry(sizes=planned)], limits, settings.questions_per_visit, seed, cost=cost)
+    mixture = [MixtureEntry(sizes=sizes) for sizes in planned]
+    stream = PackStream(mixture, limits, settings.questions_per_visit, seed, cost=cost)
     packs = (stream.pack(stream.advance(stream.start, index)) for index in range(count))
-    return [
+    batches = (
         to_tensors(build_pack(list(_parts(pack, planned, lengths, settings, rng)), loss_weight="square"))
         for pack in packs
-    ]
+    )
+    return [_with_targets(batch, settings, rng) if settings.patches else batch for batch in batches]
 
 
 def drawn_sizes(settings: PackSettings, rng: np.random.Generator) -> SizeTable:
@@ -74,22 +88,56 @@ def drawn_sizes(settings: PackSettings, rng: np.random.Generator) -> SizeTable:
     )
 
 
+def general_sizes(count: int, settings: PackSettings, rng: np.random.Generator) -> SizeTable:
+    """Tokens and tiles of general samples, for jobs with words."""
+    tiles = rng.integers(0, min(_TILES, settings.max_tiles) + 1, count).astype(np.int32)
+    return SizeTable(
+        prefix=(_GENERAL_WORDS + settings.tokens_per_tile * tiles).astype(np.int32),
+        tiles=tiles,
+        first=np.arange(count + 1),
+        tokens=(_QUESTION_WORDS + 20 + rng.gamma(1.5, 200, count)).astype(np.int32),
+    )
+
+
 def useful_tokens(batch: Batch) -> int:
     """Tokens of a batch without those that fill conversations up, which have id 0."""
     return int((batch.input_ids != 0).sum())
 
 
-def _padded(sizes: SizeTable) -> SizeTable:
-    longest = np.full_like(sizes.tokens, sizes.tokens.max(initial=0))
-    return SizeTable(prefix=sizes.prefix, tiles=sizes.tiles, first=sizes.first, tokens=longest)
+def _padded(tables: Sequence[SizeTable]) -> list[SizeTable]:
+    """Each conversation as long as the longest of all, its images included."""
+    whole = [np.repeat(sizes.prefix, np.diff(sizes.first)) + sizes.tokens for sizes in tables]
+    longest = max(int(lengths.max(initial=0)) for lengths in whole)
+    return [
+        replace(sizes, tokens=(longest - np.repeat(sizes.prefix, np.diff(sizes.first))).astype(np.int32))
+        for sizes in tables
+    ]
+
+
+def _with_targets(batch: Batch, settings: PackSettings, rng: np.random.Generator) -> Batch:
+    """The batch with log-probabilities of random entries for each patch of its tiles."""
+    shape = (len(batch.tiles), settings.patches)
+    first = rng.integers(0, settings.entries, (*shape, 1))
+    indices = (first + np.arange(settings.top_k)) % settings.entries
+    values = -rng.random((*shape, settings.top_k + 1), dtype=np.float32)
+    targets = Targets(
+        values=torch.from_numpy(values.astype(np.float16)),
+        indices=torch.from_numpy(indices.astype(np.uint16)),
+        features=None,
+    )
+    return replace(batch, targets=targets)
 
 
 def _parts(
-    pack: PackPlan, planned: SizeTable, lengths: SizeTable, settings: PackSettings, rng: np.random.Generator
+    pack: PackPlan,
+    planned: Sequence[SizeTable],
+    lengths: Sequence[SizeTable],
+    settings: PackSettings,
+    rng: np.random.Generator,
 ) -> Iterator[tuple[TokenSegments, np.ndarray, PartMeta]]:
     for visit in pack.visits:
-        size = planned[visit.sample]
-        own = [lengths[visit.sample].question_tokens[q] for q in visit.questions]
+        size = planned[visit.dataset][visit.sample]
+        own = [lengths[visit.dataset][visit.sample].question_tokens[q] for q in visit.questions]
         whole = [size.question_tokens[q] for q in visit.questions]
         segments = tuple(_words(length, settings, rng, upto) for length, upto in zip(own, whole, strict=True))
         tokens = TokenSegments(
@@ -102,13 +150,19 @@ def _parts(
         yield (
             tokens,
             tiles,
-            PartMeta(key=f"frame{visit.sample}", dataset=DATASET, question_ids=visit.questions, kinds=kinds),
+            PartMeta(
+                key=f"sample{visit.dataset}_{visit.sample}",
+                dataset=DATASET,
+                question_ids=visit.questions,
+                kinds=kinds,
+            ),
         )
 
 
 def _prefix(length: int, tiles: int, settings: PackSettings, rng: np.random.Generator) -> np.ndarray:
     ids = _words(length, settings, rng, length)
-    ids[_PREFIX_WORDS // 2 :][: tiles * settings.tokens_per_tile] = settings.image_token
+    words = length - tiles * settings.tokens_per_tile
+    ids[words // 2 :][: tiles * settings.tokens_per_tile] = settings.image_token
     return ids
 
 

@@ -4,11 +4,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from data_shards.chat import IMAGE_TOKEN
 from data_shards.tiling import ViewLayout
+from models.activations import num_patches
+from models.presets import vision_config
 from trainer.bench.packs import DATASET, PackSettings
+from trainer.checkpointing_section import CheckpointingSection
+from trainer.codebook import CodebookRecord, fit_codebook
+from trainer.hashes import view_sha256
 from trainer.recipe import (
-    CheckpointingSection,
     DataSection,
     DatasetSection,
     DistillSection,
@@ -59,9 +65,14 @@ class BenchSettings:
         steps, warmup: measured, and run before.
         questions_per_visit: 1 is classic packing.
         padded: conversations are filled up to the longest.
+        general: general samples for each driving question; for stages on questions.
+        cached: distill from cached targets, with no teacher in memory.
         ds_config: DeepSpeed JSON.
+        attention, kernels, adamw: as `model.attention`, `model.kernels` and `optim.kernel` of a recipe.
         peak_tflops: of the device, dense, in the precision of training; None where it is in the table.
         gpu_gib: memory of a card; where it is given, the fewest layers are checkpointed that make the estimate fit.
+        data: shards to be read as training reads them; None for random packs in memory.
+        workers: loader processes of each rank.
     """
 
     preset: str
@@ -73,37 +84,69 @@ class BenchSettings:
     warmup: int = 3
     questions_per_visit: int = 32
     padded: bool = False
+    general: float = 0.0
+    cached: bool = False
     attention: Literal["auto", "flash", "varlen", "flex", "sdpa"] = "auto"
+    kernels: Literal["auto", "liger", "compile", "plain"] = "auto"
+    adamw: Literal["auto", "fused", "plain", "deepspeed"] = "auto"
     checkpointing: CheckpointingSection = field(default_factory=CheckpointingSection)
     peak_tflops: float | None = None
     gpu_gib: float | None = None
+    data: Path | None = None
+    workers: int = 2
 
 
 def bench_recipe(settings: BenchSettings, run_dir: Path) -> Recipe:
     """The recipe of a benchmark: that of a stage, with presets in the place of directories."""
+    targets = run_dir / "targets" if settings.cached else None
     return Recipe(
         stage=settings.stage,
         run_dir=run_dir,
         steps=settings.warmup + settings.steps,
         model=_models(settings),
         data=DataSection(
-            datasets=(DatasetSection(path=Path(DATASET), name=DATASET),),
-            view=ViewLayout(tile_size=PRESETS[settings.preset].tile_size),
+            datasets=(DatasetSection(path=settings.data or Path(DATASET), name=DATASET, targets=targets),),
+            view=ViewLayout(tile_size=PRESETS[settings.preset].tile_size, mode="canvas"),
+            workers=settings.workers,
             max_tokens=settings.tokens,
             max_tiles=settings.tiles,
             questions_per_visit=settings.questions_per_visit,
         ),
-        optim=OptimSection(warmup=0.0, schedule="constant"),
-        distill=DistillSection(codebook_tiles=settings.tiles, codebook_iterations=1, codebook_size=64),
+        optim=OptimSection(warmup=0.0, schedule="constant", kernel=settings.adamw),
+        distill=_distillation(settings, run_dir),
         log_every=1,
     )
 
 
+def _distillation(settings: BenchSettings, run_dir: Path) -> DistillSection:
+    """A small codebook, which hardly costs time; targets are cached without features, as is usual."""
+    online = DistillSection(codebook_tiles=settings.tiles, codebook_iterations=1, codebook_size=64, top_k=32)
+    return replace(online, codebook=run_dir / "codebook.safetensors", features=0.0) if settings.cached else online
+
+
+def write_codebook(recipe: Recipe, preset: str) -> None:
+    """The codebook that cached targets are said to be of, random."""
+    assert recipe.distill.codebook is not None
+    teacher = vision_config(PRESETS[preset].teacher)
+    record = CodebookRecord(
+        teacher_sha256="",
+        preprocessing_sha256=view_sha256(recipe.data.view),
+        tile_size=recipe.data.view.tile_size,
+        patch_size=teacher.patch_size[0],
+        entries=recipe.distill.codebook_size,
+        iterations=0,
+        seed=0,
+        tiles=0,
+    )
+    features = torch.randn(2 * record.entries, teacher.hidden_size, generator=torch.Generator().manual_seed(0))
+    fit_codebook(features, record, recipe.distill.codebook)
+
+
 def _models(settings: BenchSettings) -> ModelSection:
     preset = PRESETS[settings.preset]
-    common = ModelSection(attention=settings.attention, checkpointing=settings.checkpointing)
+    common = ModelSection(attention=settings.attention, kernels=settings.kernels, checkpointing=settings.checkpointing)
     if settings.stage == "distill":
-        return replace(common, teacher=preset.teacher, student=preset.student)
+        return replace(common, teacher=None if settings.cached else preset.teacher, student=preset.student)
     if settings.stage == "align":
         return replace(common, vision=preset.student, language=preset.language, tokenizer=str(TOKENIZER))
     return replace(common, vlm=preset.vlm, tokenizer=str(TOKENIZER))
@@ -120,4 +163,8 @@ def pack_settings(stage: Stage, settings: BenchSettings) -> PackSettings:
         tile_size=stage.recipe.data.view.tile_size,
         tokens_per_tile=text.tokens_per_tile if text else 0,
         image_token=int(text.tokenizer.get_vocab()[IMAGE_TOKEN]) if text else _NO_WORDS,
+        general=settings.general if text else 0.0,
+        patches=num_patches(vision_config(PRESETS[settings.preset].student)) if settings.cached else 0,
+        entries=stage.recipe.distill.codebook_size,
+        top_k=stage.recipe.distill.top_k,
     )

@@ -14,6 +14,7 @@ from models.answer_head import answer_head
 from models.attention import choose_backend, pack_layout
 from models.blanks import stored_vlm
 from models.flops import forward_flops
+from models.fused import choose_fused, use_fused
 from models.label_loss import head_chunks
 from models.loading import Weights
 from models.presets import image_tokens_per_tile
@@ -82,6 +83,7 @@ class AnswerTerm:
         settle_rotary(vlm.model.model.language_model, recipe.data.max_tokens)
         self._temperature = recipe.distill.temperature
         blank = answer_head(vlm)
+        use_fused(blank.model, choose_fused(recipe.model.kernels, compute_device()))
         self.weights: Weights = blank.weights
         self.head = FrozenPart(blank)
 

@@ -123,6 +123,7 @@ class Stage(ABC):
             CheckpointingError: the recipe asks for more than there are.
         """
         wanted = getattr(self.recipe.model.checkpointing, module)
+        assert wanted != "auto", "trainer.settle puts numbers in its place"
         return num_checkpointed(f"model.checkpointing.{module}", wanted, list(self.layers().get(module, ())))
 
     def share_run_again(self, module: str) -> float:

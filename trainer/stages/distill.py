@@ -71,7 +71,7 @@ class DistillStage(Stage):
         check_fit(recipe, self._shape, tower.model.config)
         self._drop_path = set_drop_path(tower.model, recipe.model.drop_path)
         towers = [tower.model, *([self.teacher] if self.teacher else [])]
-        self._announcement = choose_kernels(recipe, towers, dtype)
+        self._announcements = choose_kernels(recipe, towers, dtype)
         self._last_k = recipe.distill.last_k if recipe.distill.features else 1
         student = DistillStudent(tower.model, self._shape.width, self._last_k, generator)
         super().__init__(
@@ -87,7 +87,7 @@ class DistillStage(Stage):
 
     def notes(self) -> tuple[str, ...]:
         cached = () if self._online else ("distill: the teacher is not loaded; its targets are read with the frames",)
-        return (self._announcement, *self._drop_path, *(self.answers.notes() if self.answers else ()), *cached)
+        return (*self._announcements, *self._drop_path, *(self.answers.notes() if self.answers else ()), *cached)
 
     def layers(self) -> Mapping[str, torch.nn.ModuleList]:
         assert isinstance(self.model, DistillStudent)

@@ -8,6 +8,7 @@ from transformers import InternVLVisionConfig, InternVLVisionModel
 
 from models.attention import choose_backend
 from models.blanks import selected_vision, stored_vision
+from models.fused import choose_fused, use_fused
 from models.loading import Blank
 from models.presets import VISION_PRESETS
 from models.vision import TowerFeatures, add_drop_path, own_drop_path
@@ -122,10 +123,12 @@ def _side(size: int | Sequence[int]) -> int:
     return size if isinstance(size, int) else size[0]
 
 
-def choose_kernels(recipe: Recipe, towers: Sequence[InternVLVisionModel], dtype: torch.dtype) -> str:
-    """Set the towers' attention kernels; returns what to announce."""
+def choose_kernels(recipe: Recipe, towers: Sequence[InternVLVisionModel], dtype: torch.dtype) -> tuple[str, str]:
+    """Set the towers' attention kernels and their fused ones; returns what to announce."""
     widths = [tower.config.hidden_size // tower.config.num_attention_heads for tower in towers]
     backend = choose_backend(recipe.model.attention, compute_device(), dtype, max(widths))
+    operations = choose_fused(recipe.model.kernels, compute_device())
     for tower in towers:
         tower.set_attn_implementation(backend.vision)
-    return backend.announcement
+        use_fused(tower, operations)
+    return backend.announcement, operations.announcement

@@ -17,6 +17,7 @@ from data_shards.loader import TextSettings
 from data_shards.schema import QUESTION_KINDS
 from models.attention import PackLayout, choose_backend, pack_layout
 from models.flops import forward_flops
+from models.fused import choose_fused
 from models.label_loss import head_chunks
 from models.loading import Blank, Weights
 from models.presets import TEXT_PRESETS, VLM_PRESETS, image_tokens_per_tile
@@ -79,7 +80,8 @@ class VlmStage(Stage):
         )
         head_dim = vlm.model.language_model.config.head_dim
         self.attention = choose_backend(recipe.model.attention, compute_device(), dtype, head_dim)
-        model = PackedVLM(vlm, self.attention, longest=recipe.data.max_tokens)
+        self.kernels = choose_fused(recipe.model.kernels, compute_device())
+        model = PackedVLM(vlm, self.attention, longest=recipe.data.max_tokens, operations=self.kernels)
         super().__init__(recipe, model, text, blanks=(blank,), dtype=dtype, frozen=frozen)
         self.tokenizer = tokenizer
         datasets = (*recipe.data.datasets, *recipe.validation.datasets)
@@ -89,7 +91,7 @@ class VlmStage(Stage):
         self._shares = tuple(trained_share(part) for part in parts)
 
     def notes(self) -> tuple[str, ...]:
-        return (self.attention.announcement,)
+        return (self.attention.announcement, self.kernels.announcement)
 
     def layers(self) -> Mapping[str, torch.nn.ModuleList]:
         model = self.vlm.model

@@ -1,11 +1,11 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 
 from data_shards.chat import TokenSegments
-from data_shards.collate import StepCounts, step_counts, to_tensors
+from data_shards.collate import StepCounts, Targets, step_counts, to_tensors
 from data_shards.pack import PartMeta, build_pack, filler_pack
 from data_shards.quarantine import BadRecord
 
@@ -83,3 +83,11 @@ def test_a_filler_counts_as_no_sample_and_no_tile():
     assert step_counts([batch]) == StepCounts(
         samples=0, questions=0, tokens=1, label_tokens=0, tiles=0, unparsed_tags=0
     )
+
+
+def test_every_tensor_of_a_batch_is_pinned_those_of_cached_targets_too(pack, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    targets = Targets(values=torch.zeros(3, 4, 3), indices=torch.zeros(3, 4, 2), features=None)
+    replace(to_tensors(pack), targets=targets).pin_memory()
+    assert len(pinned) == 8 + 2

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.distill_heads import Codebook
@@ -58,3 +59,60 @@ def test_a_step_of_each_stage_reads_nothing_back(name, checkpointed):
         total.backward()
     assert watch.count > 300, "hardly anything was watched"
     assert watch.seen == []
+
+
+class _Copies(TorchFunctionMode):
+    """Notes type and `non_blocking` of what is copied to the device called meta, which stands for a GPU here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[torch.dtype, bool]] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.Tensor.to and "meta" in map(str, args[1:]):
+            self.seen.append((args[0].dtype, kwargs.get("non_blocking", False)))
+        return func(*args, **kwargs)
+
+
+class _Arrived(Exception):  # noqa: N818
+    """Carries what a model was called with."""
+
+
+@pytest.mark.parametrize("name", ["align", "finetune", "distill"])
+def test_tiles_cross_as_bytes_without_a_wait_and_are_normalised_on_the_device(name, monkeypatch):
+    settings = BenchSettings(preset="tiny", stage=name, ds_config=Path("x"), tokens=700, tiles=26)
+    stage = make_stage(bench_recipe(settings, Path("r")), torch.float32)
+    if name == "distill":
+        monkeypatch.setattr(stage, "_states", lambda pixels, targets: ())
+    (batch,) = random_batches(pack_settings(stage, settings), stage.cost(), 1)
+    assert batch.tiles.dtype == torch.uint8
+
+    def forward(*args):
+        raise _Arrived(*args)
+
+    with _Copies() as copies, pytest.raises(_Arrived) as arrived:
+        stage.loss(forward, batch, torch.device("meta"))
+    pixels = next(arg for arg in arrived.value.args if getattr(arg, "ndim", 0) == 4)
+    assert pixels.device.type == "meta"
+    assert pixels.dtype == torch.float32
+    assert tuple(pixels.shape) == (len(batch.tiles), 3, 112, 112)
+    assert torch.uint8 in {dtype for dtype, _ in copies.seen}
+    assert all(without_a_wait for _, without_a_wait in copies.seen)
+
+
+def test_the_frozen_tower_sees_each_frame_once_for_all_its_questions_and_keeps_nothing():
+    settings = BenchSettings(preset="tiny", stage="align", ds_config=Path("x"), tokens=3000, tiles=26)
+    stage = make_stage(bench_recipe(settings, Path("r")), torch.float32)
+    stage.train_mode()
+    (batch,) = random_batches(pack_settings(stage, settings), stage.cost(), 1)
+    assert batch.meta.num_questions > 4 * batch.meta.num_samples
+    outputs = []
+    tower = stage.vlm.model.vision_tower
+    tower.register_forward_hook(lambda module, args, output: outputs.append(output.last_hidden_state))
+    total = stage.loss(stage.model, batch, torch.device("cpu")).total
+    assert total.requires_grad
+    assert [len(states) for states in outputs] == [batch.meta.num_tiles]
+    assert batch.meta.num_tiles == 13 * batch.meta.num_samples
+    assert not outputs[0].requires_grad
+    assert outputs[0].grad_fn is None

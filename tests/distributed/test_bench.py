@@ -1,0 +1,96 @@
+"""The benchmark on two ranks: communication is what a rank waits for the other, and the parts are the whole step."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as torch_dist
+
+from tests.helpers.dist import CPU_ZERO3, on_ranks
+from trainer.bench import feed, measure
+from trainer.bench.collectives import COMMUNICATION, timed_collectives
+from trainer.bench.settings import BenchSettings
+from trainer.bench.timeline import Timeline
+
+SETTINGS = BenchSettings(
+    preset="tiny", stage="finetune", ds_config=CPU_ZERO3, tokens=400, tiles=13, steps=3, warmup=1, peak_tflops=1.0
+)
+SLOW = 0.3
+"""Seconds by which a rank or its data is late."""
+
+
+def late_rank(ranks):
+    timeline = Timeline(torch.device("cpu"))
+    before = vars(torch_dist.ProcessGroup)["allreduce"]
+    with timed_collectives(timeline):
+        for asynchronous in (False, True):
+            ranks.barrier()
+            timeline.begin()
+            if ranks.rank == 1:
+                time.sleep(SLOW)
+            value = torch.ones(3)
+            timeline.mark("computing")
+            work = torch_dist.all_reduce(value, async_op=asynchronous)
+            if asynchronous:
+                timeline.mark("computing")
+                work.wait()
+            timeline.mark("end")
+            timeline.end()
+            assert value.tolist() == [2.0, 2.0, 2.0]
+        seconds = timeline.seconds()
+    assert vars(torch_dist.ProcessGroup)["allreduce"] is before
+    torch_dist.all_reduce(value)
+    assert len(timeline.steps[-1]) > 3
+    for parts in seconds:
+        if ranks.rank == 0:
+            assert parts[COMMUNICATION] > 0.8 * SLOW
+            assert parts["computing"] < 0.5 * SLOW
+        else:
+            assert parts[COMMUNICATION] < 0.5 * SLOW
+            assert parts["computing"] > 0.9 * SLOW
+
+
+def test_the_rank_that_waits_for_a_late_one_communicates():
+    on_ranks(late_rank)
+
+
+def measured(ranks, directory):
+    def late(make):
+        def steps():
+            for step in make():
+                time.sleep(SLOW if ranks.rank == 1 else 0.0)
+                yield step
+
+        return steps
+
+    plain = feed.make_feed
+    measure.make_feed = lambda *args: replace(made := plain(*args), steps=late(made.steps))
+    figures = measure.measure(SETTINGS, ranks, Path(directory))
+    (Path(directory) / f"{ranks.rank}.json").write_text(json.dumps(figures))
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("bench")
+    on_ranks(measured, str(directory))
+    return [json.loads((directory / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_parts_of_a_step_on_two_ranks_add_up_to_the_clock(both):
+    for figures in both:
+        parts = {name: values["median"] for name, values in figures["seconds"].items()}
+        step = parts.pop("step")
+        assert sum(parts.values()) == pytest.approx(step, rel=0.25), "medians of parts, of three steps"
+        assert 0 <= figures["unaccounted"] < 0.02
+        assert {"vision forward", "language forward", "language backward", "vision backward", "optimiser"} <= set(parts)
+
+
+def test_late_data_is_data_wait_on_its_rank_and_communication_on_the_other(both):
+    on_time, late = (figures["seconds"] for figures in both)
+    assert late["data wait"]["median"] > SLOW
+    assert on_time["data wait"]["median"] < 0.3 * SLOW
+    assert on_time[COMMUNICATION]["median"] > late[COMMUNICATION]["median"] + 0.5 * SLOW
+    assert late[COMMUNICATION]["median"] > 0

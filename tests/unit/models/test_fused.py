@@ -1,0 +1,204 @@
+"""Fused operations against float64, the layers that use them against transformers' own, and their choice at start."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
+
+from models.attention import pack_layout
+from models.fused import PLAIN, FusedError, Operations, choose_fused, release_fused, use_fused
+from models.fused.choose import liger_operations
+from models.presets import vision_config
+from models.vlm import PackedVLM, build_vision
+from tests.unit.models.tiny import tiny_pack, tiny_vlm
+
+CPU = torch.device("cpu")
+AS_COMPILED = Operations(name="compile", rms_norm=PLAIN.rms_norm, swiglu=PLAIN.swiglu, rotary=PLAIN.rotary)
+"""The functions that are compiled, without the compiler, which takes its time."""
+
+
+def states(dtype, tokens=37, seed=0):
+    """Arguments of each operation, rounded to `dtype`, and a gradient for each output."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    angles = torch.rand(1, tokens, 8, generator=generator, dtype=torch.float64).repeat(1, 1, 2) * 6
+    arguments = {
+        "rms_norm": ((drawn(1, tokens, 96), torch.nn.Parameter(drawn(96))), (1e-5,)),
+        "swiglu": ((drawn(1, tokens, 80), drawn(1, tokens, 80)), ()),
+        "rotary": (
+            (drawn(1, 4, tokens, 16), drawn(1, 2, tokens, 16)),
+            (angles.cos().to(dtype), angles.sin().to(dtype)),
+        ),
+    }
+    return arguments, drawn
+
+
+def reference(name, wide, others):
+    """Written down once more, in float64."""
+    if name == "rms_norm":
+        hidden, weight = wide
+        return (hidden / (hidden.square().mean(-1, keepdim=True) + others[0]).sqrt() * weight,)
+    if name == "swiglu":
+        gate, up = wide
+        return (gate / (1 + (-gate).exp()) * up,)
+    cos, sin = (part.double()[:, None] for part in others)
+    return tuple(part * cos + torch.cat([-part[..., 8:], part[..., :8]], -1) * sin for part in wide)
+
+
+def outputs_and_gradients(function, inputs, gradients):
+    leaves = [part.detach().clone().requires_grad_() for part in inputs]
+    outs = function(*leaves)
+    outs = outs if isinstance(outs, tuple) else (outs,)
+    return [*(out.detach() for out in outs), *torch.autograd.grad(outs, leaves, gradients[: len(outs)])]
+
+
+def worst(got, wanted):
+    return max(float((a.double() - b).norm() / b.norm()) for a, b in zip(got, wanted, strict=True))
+
+
+def errors(operations, dtype):
+    found = {}
+    arguments, drawn = states(dtype)
+    for name, (inputs, others) in arguments.items():
+        gradients = [drawn(*(part.shape)) for part in inputs]
+        exact = outputs_and_gradients(
+            lambda *wide, name=name, others=others: reference(name, wide, others),
+            [part.detach().double() for part in inputs],
+            [gradient.double() for gradient in gradients],
+        )
+        operation = getattr(operations, name)
+        mine = outputs_and_gradients(lambda *own, f=operation, o=others: f(*own, *o), inputs, gradients)
+        assert all(part.dtype == dtype for part in mine), name
+        found[name] = worst(mine, exact)
+    return found
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 8e-3)])
+def test_operations_and_their_gradients_equal_float64(dtype, limit):
+    assert max(errors(PLAIN, dtype).values()) < limit
+
+
+def kept_bytes(run):
+    held = {}
+
+    def keep(tensor):
+        held[tensor.untyped_storage().data_ptr()] = (tensor.untyped_storage().nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run()
+    return sum(size for size, _ in held.values())
+
+
+def test_compiled_operations_equal_float64_and_keep_what_the_memory_estimate_counts():
+    compiled = choose_fused("compile", CPU)
+    assert compiled.name == "compile"
+    assert max(errors(compiled, torch.bfloat16).values()) < 6e-3
+    arguments, _ = states(torch.bfloat16)
+    (hidden, weight), others = arguments["rms_norm"]
+    hidden.requires_grad_()
+    assert kept_bytes(lambda: compiled.rms_norm(hidden, weight, *others)) == 37 * (96 * 2 + 4) + 96 * 2
+    gate, up = (part.requires_grad_() for part in arguments["swiglu"][0])
+    assert kept_bytes(lambda: compiled.swiglu(gate, up)) == 2 * 37 * 80 * 2
+
+
+def test_operations_are_those_of_transformers():
+    arguments, _ = states(torch.float64)
+    (hidden, weight), (epsilon,) = arguments["rms_norm"]
+    norm = LlamaRMSNorm(96, eps=epsilon).double()
+    norm.weight.data = weight.data
+    torch.testing.assert_close(PLAIN.rms_norm(hidden, weight, epsilon), norm(hidden), rtol=1e-6, atol=1e-6)
+    (query, key), (cos, sin) = arguments["rotary"]
+    for mine, stock in zip(PLAIN.rotary(query, key, cos, sin), apply_rotary_pos_emb(query, key, cos, sin), strict=True):
+        torch.testing.assert_close(mine, stock, rtol=0, atol=0)
+
+
+def pack_results(operations):
+    vlm = tiny_vlm().requires_grad_(True)
+    model = PackedVLM(vlm, operations=operations)
+    pack = tiny_pack((2, 1), ((9, 12), (7,)))
+    layout = pack_layout(pack.groups, pack.segment_ids)
+    logits = model(pack.input_ids, pack.position_ids, pack.pixels, layout, pack.label_positions)
+    logits.square().mean().backward()
+    return vlm, logits.detach(), {name: parameter.grad for name, parameter in vlm.named_parameters()}
+
+
+def test_a_pack_through_fused_layers_equals_one_through_stock_layers():
+    _, stock, stock_gradients = pack_results(PLAIN)
+    counted = {name: 0 for name in ("rms_norm", "swiglu", "rotary")}
+
+    def counting(name):
+        def call(*args):
+            counted[name] += 1
+            return getattr(PLAIN, name)(*args)
+
+        return call
+
+    vlm, fused, gradients = pack_results(Operations(name="compile", **{name: counting(name) for name in counted}))
+    assert counted == {"rms_norm": 9, "swiglu": 4, "rotary": 4}
+    torch.testing.assert_close(fused, stock, rtol=1e-4, atol=1e-5)
+    for name, gradient in stock_gradients.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_a_tower_with_rms_norms_is_the_same_with_fused_ones():
+    tower = build_vision(vision_config("tiny-teacher"), torch.Generator().manual_seed(0)).eval()
+    pixels = torch.randn(2, 3, 112, 112, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        stock = tower(pixels).last_hidden_state
+        assert use_fused(tower, AS_COMPILED) == 5 * 4
+        torch.testing.assert_close(tower(pixels).last_hidden_state, stock, rtol=1e-4, atol=1e-5)
+
+
+def test_plain_changes_nothing_and_release_takes_everything_out():
+    vlm = tiny_vlm()
+    assert use_fused(vlm, PLAIN) == 0
+    assert use_fused(vlm, AS_COMPILED) > 0
+    assert any("forward" in vars(module) for module in vlm.modules())
+    release_fused(vlm)
+    assert not any("forward" in vars(module) for module in vlm.modules())
+    model = PackedVLM(vlm, operations=AS_COMPILED)
+    assert not any("forward" in vars(module) for module in model.release().modules())
+
+
+def test_other_activations_are_left_as_they_are():
+    vlm = tiny_vlm()
+    plain = use_fused(vlm, AS_COMPILED)
+    release_fused(vlm)
+    vlm.model.language_model.config.hidden_act = "gelu"
+    assert use_fused(vlm, AS_COMPILED) == plain - 4
+
+
+def test_a_cpu_takes_plain_layers_by_itself_and_says_why():
+    chosen = choose_fused("auto", CPU)
+    assert chosen.name == "plain"
+    assert "not liger: needs a CUDA device" in chosen.announcement
+    assert "not compile: takes longer than it saves" in chosen.announcement
+
+
+def test_kernels_that_are_not_to_be_had_are_refused_with_those_that_are():
+    with pytest.raises(
+        FusedError, match="kernels: got 'liger', expected one of auto, compile, plain here: liger needs"
+    ):
+        choose_fused("liger", CPU)
+    with pytest.raises(FusedError, match="got 'lige', .*did you mean 'liger'"):
+        choose_fused("lige", CPU)
+
+
+def test_ligers_functions_get_what_they_take():
+    """Under the signatures of liger-kernel 0.8; the kernels themselves are compared in tests/gpu."""
+
+    def liger_rms_norm(X, W, eps, offset=0.0, casting_mode="llama", in_place=True):
+        assert not in_place, "gradients of others would be overwritten"
+        return PLAIN.rms_norm(X, W, eps)
+
+    def liger_rope(q, k, cos, sin, position_ids=None, unsqueeze_dim=1):
+        return PLAIN.rotary(q, k, cos, sin)
+
+    functions = SimpleNamespace(liger_rms_norm=liger_rms_norm, liger_swiglu=lambda a, b: PLAIN.swiglu(a, b))
+    functions.liger_rope = liger_rope
+    assert max(errors(liger_operations(functions, "said"), torch.float64).values()) < 1e-14

@@ -1,0 +1,79 @@
+"""The suite goes on behind a part that fails or is too slow, and names it; its tables hold what was measured."""
+
+import json
+
+import pytest
+
+from tests.helpers.paths import ROOT
+from trainer.bench import suite
+from trainer.bench.suite import SuitePart, parts, run_part
+
+FIGURES = {
+    "seconds": {"vision forward": {"median": 0.25}, "step": {"median": 1.0}},
+    "median_step_seconds": 1.0,
+    "tokens_per_s": 1000.0,
+    "tiles_per_s": 40.0,
+    "questions_per_s": 200.0,
+    "useful_mfu": 0.5,
+    "teacher_mfu": None,
+    "memory": {"estimated": {"peak": 2**31}, "measured_peak": 2**30},
+    "shares": {"data wait": 0.01, "communication": 0.02},
+}
+
+
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+    """Modules that fail, sleep, or write figures given as their second argument."""
+    (tmp_path / "fails_now.py").write_text("raise SystemExit('this is why')")
+    (tmp_path / "sleeps_now.py").write_text("import time; print('began', flush=True); time.sleep(60)")
+    (tmp_path / "writes_now.py").write_text("import sys; open(sys.argv[1], 'w').write(sys.argv[2])")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(suite, "_LEAST_SECONDS", 0.5)
+    return tmp_path
+
+
+def writing(tmp_path, name, **changes):
+    path = tmp_path / f"{name}.json".replace(" ", "_")
+    return SuitePart(name=name, arguments=("writes_now", str(path), json.dumps(FIGURES | changes)), figures=path)
+
+
+def test_a_failed_part_is_named_with_its_last_words_and_the_others_go_on(modules, monkeypatch):
+    listed = [
+        SuitePart(name="broken", arguments=("fails_now",)),
+        writing(modules, "finetune"),
+        writing(modules, "finetune, classic packs", questions_per_s=10.0),
+    ]
+    monkeypatch.setattr(suite, "parts", lambda *args: listed)
+    assert suite.main(["--preset", "tiny", "--out", str(modules / "out")]) == 1
+    written = json.loads((modules / "out" / "suite.json").read_text())
+    assert [row["status"] for row in written["parts"]] == ["failed", "done", "done"]
+    page = (modules / "out" / "suite.md").read_text()
+    assert "| broken | failed |" in page
+    assert "this is why" in page
+    assert "| questions/s, shared prefixes over classic packs | 20.00 |" in page
+    assert "| finetune | 1.000 | 1000 | 40 | 200 | 0.500 | 1.0 | 2.0 | 1.0% | 2.0% |" in page
+    assert "377,956 questions, stage 2 | 31.5 |" in page
+
+
+def test_a_slow_part_is_ended_with_all_it_started_and_what_has_no_time_is_left_out(modules):
+    slow = run_part(SuitePart(name="slow", arguments=("sleeps_now",)), 3.0)
+    assert slow.status == "too slow"
+    assert slow.seconds < 10
+    assert slow.said == ["began"]
+    assert run_part(SuitePart(name="late", arguments=("fails_now",)), 0.1).status == "left out"
+
+
+def test_figures_of_an_earlier_run_do_not_count(modules):
+    part = SuitePart(name="broken", arguments=("fails_now",), figures=modules / "old.json")
+    part.figures.write_text("{}")
+    assert run_part(part, 30.0).figures is None
+
+
+@pytest.mark.parametrize("gpus", [0, 1, 8])
+def test_every_part_is_a_command_of_this_project(gpus, tmp_path):
+    listed = parts("drivlm-2b", tmp_path, 79.0, gpus, 8)
+    assert len({part.name for part in listed}) == len(listed)
+    assert len({part.figures for part in listed}) == len(listed)
+    assert {part.arguments[0] for part in listed} == {"pytest", "trainer.bench", "trainer.bench.kernels"}
+    assert sum(bool(part.launcher) for part in listed) == {0: 1, 1: 0, 8: 3}[gpus]
+    assert (ROOT / "tests" / "gpu").is_dir()

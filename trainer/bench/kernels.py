@@ -1,0 +1,172 @@
+"""Times kernels by themselves: `python -m trainer.bench.kernels --preset drivlm-2b --tokens 16384 --out FILE`.
+
+Attention of a random pack of driving frames by every backend that works here, and the fused operations of a layer by
+every implementation; forward and backward passes, on the device's own clock. Prints a table and writes JSON.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig
+
+from data_shards.cost import CostModel
+from models.attention import AttentionError, choose_backend, pack_layout
+from models.attention.choose import ORDER as BACKENDS
+from models.fused import FusedError, choose_fused
+from models.fused.choose import ORDER as KERNELS
+from models.presets import text_config
+from trainer.bench.packs import PackSettings, random_batches
+from trainer.bench.settings import PRESETS
+from trainer.dist import compute_device
+from trainer.loggers import announce
+from trainer.utilisation import visible_pairs
+
+_VOCABULARY = 1000
+"""Any: there are no words here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """One kernel: median seconds of a forward and a backward pass, or why it does not run here.
+
+    Attributes:
+        tflops: useful ones a second: visible pairs only, backward 2.5 times the forward pass; None for other kernels.
+    """
+
+    kernel: str
+    implementation: str
+    seconds: float | None = None
+    tflops: float | None = None
+    obstacle: str = ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Time all kernels; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m trainer.bench.kernels", description=__doc__)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="drivlm-2b")
+    parser.add_argument("--tokens", type=int, default=16384, help="of the pack")
+    parser.add_argument("--repeat", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench/kernels.json"))
+    options = parser.parse_args(arguments)
+    device = compute_device()
+    config = text_config(PRESETS[options.preset].language, vocab_size=_VOCABULARY)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    timer = _Timer(device, options.repeat)
+    rows = [*_attention(config, options.tokens, dtype, timer), *_operations(config, options.tokens, dtype, timer)]
+    announce("\n".join(map(_line, rows)))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps([vars(row) for row in rows], indent=2) + "\n")
+    return 0
+
+
+class _Timer:
+    """Median seconds of a call, after some that do not count."""
+
+    def __init__(self, device: torch.device, repeat: int) -> None:
+        self.device = device
+        self._repeat = repeat
+
+    def __call__(self, run: Callable[[], object]) -> float:
+        for _ in range(3):
+            run()
+        return statistics.median(self._once(run) for _ in range(self._repeat))
+
+    def _once(self, run: Callable[[], object]) -> float:
+        if self.device.type != "cuda":
+            begin = time.perf_counter()
+            run()
+            return time.perf_counter() - begin
+        begin_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin_event.record()
+        run()
+        end_event.record()
+        end_event.synchronize()
+        return float(begin_event.elapsed_time(end_event)) / 1e3
+
+
+def _attention(config: LlamaConfig, tokens: int, dtype: torch.dtype, timer: _Timer) -> Iterator[Timed]:
+    assert config.head_dim is not None
+    settings = PackSettings(
+        max_tokens=tokens,
+        max_tiles=48,
+        questions_per_visit=32,
+        padded=False,
+        tile_size=1,
+        tokens_per_tile=max(1, tokens // 64),
+        image_token=_VOCABULARY - 1,
+    )
+    (batch,) = random_batches(settings, CostModel(token=1.0, tile=0.0), 1)
+    count, width = len(batch.input_ids), config.head_dim
+    heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
+    states = [torch.randn(1, n, count, width, device=timer.device, dtype=dtype, requires_grad=True) for n in heads]
+    for name in BACKENDS:
+        try:
+            backend = choose_backend(name, timer.device, dtype, width)
+        except AttentionError as refused:
+            yield Timed(kernel="attention", implementation=name, obstacle=str(refused))
+            continue
+        layout = pack_layout(batch.groups, batch.segment_ids, backend).to(timer.device)
+
+        def attend(*qkv: torch.Tensor, layout: Any = layout) -> torch.Tensor:
+            return layout.plan.attend(*qkv, scale=width**-0.5, dropout=0.0)
+
+        seconds = timer(_both_passes(attend, states))
+        flops = 3.5 * 4 * config.num_attention_heads * width * visible_pairs(layout)
+        yield Timed(kernel="attention", implementation=name, seconds=seconds, tflops=flops / seconds / 1e12)
+
+
+def _operations(config: LlamaConfig, tokens: int, dtype: torch.dtype, timer: _Timer) -> Iterator[Timed]:
+    assert config.head_dim is not None
+    where = {"device": timer.device, "dtype": dtype}
+    hidden, inner, width = config.hidden_size, config.intermediate_size, config.head_dim
+    query, key = (
+        torch.randn(1, tokens, heads, width, **where, requires_grad=True)
+        for heads in (config.num_attention_heads, config.num_key_value_heads)
+    )
+    norm = torch.randn(1, tokens, hidden, **where, requires_grad=True), torch.nn.Parameter(torch.ones(hidden, **where))
+    gates = [torch.randn(1, tokens, inner, **where, requires_grad=True) for _ in range(2)]
+    angles = [torch.randn(1, tokens, width, **where) for _ in range(2)]
+    for name in KERNELS:
+        try:
+            kernels = choose_fused(name, timer.device)
+        except FusedError as refused:
+            yield Timed(kernel="operations", implementation=name, obstacle=str(refused))
+            continue
+
+        def turned(q: torch.Tensor, k: torch.Tensor, rotary: Any = kernels.rotary) -> tuple[torch.Tensor, ...]:
+            return rotary(q.transpose(1, 2) * 1, k.transpose(1, 2) * 1, *angles)
+
+        def normed(x: torch.Tensor, weight: torch.Tensor, rms_norm: Any = kernels.rms_norm) -> torch.Tensor:
+            return rms_norm(x, weight, 1e-5)
+
+        calls = {"RMSNorm": (normed, norm), "SwiGLU": (kernels.swiglu, gates), "rotary": (turned, (query, key))}
+        for kernel, (call, inputs) in calls.items():
+            yield Timed(kernel=kernel, implementation=name, seconds=timer(_both_passes(call, inputs)))
+
+
+def _both_passes(call: Callable[..., Any], inputs: Sequence[torch.Tensor]) -> Callable[[], object]:
+    def run() -> object:
+        outs = call(*inputs)
+        outs = outs if isinstance(outs, tuple) else (outs,)
+        return torch.autograd.grad(outs, inputs, [torch.ones_like(out) for out in outs])
+
+    return run
+
+
+def _line(row: Timed) -> str:
+    if row.seconds is None:
+        return f"{row.kernel:<12}{row.implementation:<10}{row.obstacle}"
+    rate = "" if row.tflops is None else f"{row.tflops:>10.4g} TFLOP/s"
+    return f"{row.kernel:<12}{row.implementation:<10}{row.seconds * 1e3:>12.3f} ms{rate}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
