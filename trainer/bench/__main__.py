@@ -6,7 +6,6 @@ On several GPUs: `deepspeed --module trainer.bench ...`. Prints a table and writ
 import argparse
 import json
 import os
-import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -17,12 +16,14 @@ from typing import Any
 import torch
 
 from trainer import dist
+from trainer.bench.collectives import COMMUNICATION
 from trainer.bench.frames import make_shards
 from trainer.bench.measure import measure
 from trainer.bench.settings import PRESETS, ROOT, BenchSettings
 from trainer.checkpointing_section import CheckpointingSection
 from trainer.loggers import announce, report_failure
 from trainer.memory import GIB
+from trainer.run import leave
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,7 +96,8 @@ def _table(figures: dict[str, Any]) -> str:
     ]
     rates = ("tokens_per_s", "tiles_per_s", "questions_per_s", "useful_tflops")
     lines.append(", ".join(f"{name} {figures[name]:.4g}" for name in rates))
-    lines.append(", ".join(f"{name} {share:.1%} of the time" for name, share in figures["shares"].items()))
+    shown = ("data wait", COMMUNICATION)
+    lines.append(", ".join(f"{name} {figures['shares'].get(name, 0.0):.1%} of the time" for name in shown))
     if figures["useful_mfu"] is not None:
         lines.append(f"useful MFU {figures['useful_mfu']:.3f} of {figures['peak_tflops']:g} TFLOP/s (dense)")
     estimated, measured = figures["memory"]["estimated"]["peak"], figures["memory"]["measured_peak"]
@@ -138,4 +140,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -9,7 +9,6 @@ import torch
 
 from data_shards.collate import Batch, step_counts
 from models.flops import vision_flops
-from trainer.bench.collectives import COMMUNICATION
 from trainer.bench.packs import useful_tokens
 from trainer.bench.parts import useful_flops
 from trainer.bench.settings import BenchSettings
@@ -41,7 +40,8 @@ class Taken:
 def figures(settings: BenchSettings, stage: Stage, taken: Taken, expected: Memory, ranks: Ranks) -> dict[str, Any]:
     """Of this rank; times in seconds, memory in bytes.
 
-    `seconds` has every part, which add up to `step`; `unaccounted` is the share of the host's time that is in no step.
+    `seconds` has every part and the whole `step`; the `shares` of the parts add up to one; `unaccounted` is the share
+    of the host's time that is in no step.
     """
     seconds, beside = taken.timeline.seconds(), taken.timeline.seconds_beside()
     counts = step_counts(taken.batches)
@@ -60,7 +60,7 @@ def figures(settings: BenchSettings, stage: Stage, taken: Taken, expected: Memor
         "median_step_seconds": statistics.median(times["step"] for times in seconds),
         "wall_seconds_a_step": taken.wall / len(seconds),
         "unaccounted": 1 - whole / taken.wall,
-        "shares": {name: sum(t.get(name, 0.0) for t in seconds) / whole for name in ("data wait", COMMUNICATION)},
+        "shares": {name: sum(t.get(name, 0.0) for t in seconds) / whole for name in _names(seconds) if name != "step"},
         "communication_beside_seconds": spread(beside),
         "tokens_per_s": sum(map(useful_tokens, taken.batches)) / whole,
         "tiles_per_s": counts.tiles / whole,

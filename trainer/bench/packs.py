@@ -13,7 +13,7 @@ import torch
 from data_shards.chat import TokenSegments
 from data_shards.collate import Batch, Targets, to_tensors
 from data_shards.pack import PartMeta, build_pack
-from data_shards.plan import CostModel, MixtureEntry, PackLimits, PackPlan, PackStream, SizeTable
+from data_shards.plan import CostModel, MixtureEntry, PackLimits, PackPlan, PackStream, SectionPlan, SizeTable
 
 DATASET = "random"
 _FRAMES = 400
@@ -57,7 +57,8 @@ class PackSettings:
 
 
 def random_batches(settings: PackSettings, cost: CostModel, count: int, seed: int = 0) -> list[Batch]:
-    """The first `count` packs of a plan over drawn lengths."""
+    """`count` packs of a plan over drawn lengths, spread evenly over those with few and with many questions: few packs
+    then have as many questions as the plan has on average."""
     rng = np.random.default_rng(seed)
     driving = drawn_sizes(settings, rng)
     lengths = [driving]
@@ -67,7 +68,7 @@ def random_batches(settings: PackSettings, cost: CostModel, count: int, seed: in
     limits = PackLimits(max_tokens=settings.max_tokens, max_tiles=settings.max_tiles)
     mixture = [MixtureEntry(sizes=sizes) for sizes in planned]
     stream = PackStream(mixture, limits, settings.questions_per_visit, seed, cost=cost)
-    packs = (stream.pack(stream.advance(stream.start, index)) for index in range(count))
+    packs = _spread(stream.section(0), count)
     batches = (
         to_tensors(build_pack(list(_parts(pack, planned, lengths, settings, rng)), loss_weight="square"))
         for pack in packs
@@ -102,6 +103,13 @@ def general_sizes(count: int, settings: PackSettings, rng: np.random.Generator) 
 def useful_tokens(batch: Batch) -> int:
     """Tokens of a batch without those that fill conversations up, which have id 0."""
     return int((batch.input_ids != 0).sum())
+
+
+def _spread(section: SectionPlan, count: int) -> list[PackPlan]:
+    asked = [sum(len(visit.questions) for visit in section[i].visits) for i in range(len(section))]
+    ascending = np.argsort(asked, kind="stable")
+    places = ((np.arange(count) + 0.5) / count * len(asked)).astype(int)
+    return [section[int(i)] for i in ascending[places]]
 
 
 def _padded(tables: Sequence[SizeTable]) -> list[SizeTable]:

@@ -41,7 +41,7 @@ def _rates(stages: Sequence[Mapping[str, Any]]) -> str:
         mfu, peak = found["useful_mfu"], found["memory"]["measured_peak"]
         rates = [f"{found[name]:.4g}" for name in ("tokens_per_s", "tiles_per_s", "questions_per_s")]
         memory = ["-" if peak is None else f"{peak / GIB:.1f}", f"{found['memory']['estimated']['peak'] / GIB:.1f}"]
-        shares = [f"{found['shares'][name]:.1%}" for name in ("data wait", "communication")]
+        shares = [f"{found['shares'].get(name, 0.0):.1%}" for name in ("data wait", "communication")]
         step = f"{found['median_step_seconds']:.3f}"
         rows.append([row["name"], step, *rates, "-" if mfu is None else f"{mfu:.3f}", *memory, *shares])
     return _table(head, rows) if rows else ""
