@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,6 @@ class _Timer:
 
 
 def _attention(config: LlamaConfig, tokens: int, dtype: torch.dtype, timer: _Timer) -> Iterator[Timed]:
-    assert config.head_dim is not None
     settings = PackSettings(
         max_tokens=tokens,
         max_tiles=48,
@@ -104,9 +104,9 @@ def _attention(config: LlamaConfig, tokens: int, dtype: torch.dtype, timer: _Tim
         image_token=_VOCABULARY - 1,
     )
     (batch,) = random_batches(settings, CostModel(token=1.0, tile=0.0), 1)
-    count, width = len(batch.input_ids), config.head_dim
-    heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
-    states = [torch.randn(1, n, count, width, device=timer.device, dtype=dtype, requires_grad=True) for n in heads]
+    heads, kv_heads, width = _heads(config)
+    shapes = [(1, n, len(batch.input_ids), width) for n in (heads, kv_heads, kv_heads)]
+    states = [_drawn(*shape, device=timer.device, dtype=dtype) for shape in shapes]
     for name in BACKENDS:
         try:
             backend = choose_backend(name, timer.device, dtype, width)
@@ -119,21 +119,17 @@ def _attention(config: LlamaConfig, tokens: int, dtype: torch.dtype, timer: _Tim
             return layout.plan.attend(*qkv, scale=width**-0.5, dropout=0.0)
 
         seconds = timer(_both_passes(attend, states))
-        flops = 3.5 * 4 * config.num_attention_heads * width * visible_pairs(layout)
+        flops = 3.5 * 4 * heads * width * visible_pairs(layout)
         yield Timed(kernel="attention", implementation=name, seconds=seconds, tflops=flops / seconds / 1e12)
 
 
 def _operations(config: LlamaConfig, tokens: int, dtype: torch.dtype, timer: _Timer) -> Iterator[Timed]:
-    assert config.head_dim is not None
-    where = {"device": timer.device, "dtype": dtype}
-    hidden, inner, width = config.hidden_size, config.intermediate_size, config.head_dim
-    query, key = (
-        torch.randn(1, tokens, heads, width, **where, requires_grad=True)
-        for heads in (config.num_attention_heads, config.num_key_value_heads)
-    )
-    norm = torch.randn(1, tokens, hidden, **where, requires_grad=True), torch.nn.Parameter(torch.ones(hidden, **where))
-    gates = [torch.randn(1, tokens, inner, **where, requires_grad=True) for _ in range(2)]
-    angles = [torch.randn(1, tokens, width, **where) for _ in range(2)]
+    drawn = partial(_drawn, device=timer.device, dtype=dtype)
+    heads, kv_heads, width = _heads(config)
+    query, key = drawn(1, tokens, heads, width), drawn(1, tokens, kv_heads, width)
+    norm = (drawn(1, tokens, config.hidden_size), torch.nn.Parameter(drawn(config.hidden_size).detach()))
+    gates = [drawn(1, tokens, config.intermediate_size) for _ in range(2)]
+    angles = [drawn(1, tokens, width).detach() for _ in range(2)]
     for name in KERNELS:
         try:
             kernels = choose_fused(name, timer.device)
@@ -141,15 +137,30 @@ def _operations(config: LlamaConfig, tokens: int, dtype: torch.dtype, timer: _Ti
             yield Timed(kernel="operations", implementation=name, obstacle=str(refused))
             continue
 
-        def turned(q: torch.Tensor, k: torch.Tensor, rotary: Any = kernels.rotary) -> tuple[torch.Tensor, ...]:
+        def turned(q: torch.Tensor, k: torch.Tensor, rotary: Any = kernels.rotary) -> Any:
             return rotary(q.transpose(1, 2) * 1, k.transpose(1, 2) * 1, *angles)
 
-        def normed(x: torch.Tensor, weight: torch.Tensor, rms_norm: Any = kernels.rms_norm) -> torch.Tensor:
+        def normed(x: torch.Tensor, weight: torch.Tensor, rms_norm: Any = kernels.rms_norm) -> Any:
             return rms_norm(x, weight, 1e-5)
 
-        calls = {"RMSNorm": (normed, norm), "SwiGLU": (kernels.swiglu, gates), "rotary": (turned, (query, key))}
+        calls: dict[str, tuple[Callable[..., Any], Sequence[torch.Tensor]]] = {
+            "RMSNorm": (normed, norm),
+            "SwiGLU": (kernels.swiglu, gates),
+            "rotary": (turned, (query, key)),
+        }
         for kernel, (call, inputs) in calls.items():
             yield Timed(kernel=kernel, implementation=name, seconds=timer(_both_passes(call, inputs)))
+
+
+def _heads(config: LlamaConfig) -> tuple[int, int, int]:
+    """Query heads, key-value heads, and their width."""
+    assert config.head_dim is not None
+    assert config.num_key_value_heads is not None
+    return config.num_attention_heads, config.num_key_value_heads, config.head_dim
+
+
+def _drawn(*shape: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(*shape, device=device, dtype=dtype, requires_grad=True)
 
 
 def _both_passes(call: Callable[..., Any], inputs: Sequence[torch.Tensor]) -> Callable[[], object]:

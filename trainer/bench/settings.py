@@ -23,6 +23,7 @@ from trainer.recipe import (
     Recipe,
 )
 from trainer.stages.base import Stage
+from trainer.stages.towers import TowerShape
 
 _NO_WORDS = 4
 """Any id: jobs on images have no words."""
@@ -132,7 +133,7 @@ def write_codebook(recipe: Recipe, preset: str) -> None:
         teacher_sha256="",
         preprocessing_sha256=view_sha256(recipe.data.view),
         tile_size=recipe.data.view.tile_size,
-        patch_size=teacher.patch_size[0],
+        patch_size=TowerShape.of(teacher).patch_size,
         entries=recipe.distill.codebook_size,
         iterations=0,
         seed=0,
