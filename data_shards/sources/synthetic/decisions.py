@@ -12,6 +12,7 @@ from data_shards.sources.synthetic.driver import (
     SeenObject,
     important_objects,
     is_in_path,
+    objects_in_view,
     right_driving,
     traffic_light,
 )
@@ -57,19 +58,23 @@ def prediction(scene: Scene, seen: list[SeenObject], rng: np.random.Generator) -
     near = important_objects(seen)
     for camera, direction in DIRECTIONS.items():
         here = {entry.item.kind.name for entry in near if entry.camera == camera}
-        elsewhere = {entry.item.kind.name for entry in near} - here
-        yield from _affecting_questions(here, elsewhere, direction, rng)
+        shown = {entry.item.kind.name for entry in near if entry.item in objects_in_view(scene, camera)}
+        elsewhere = {entry.item.kind.name for entry in near} - shown
+        yield from _affecting_questions(here, shown, elsewhere, direction, rng)
 
 
 def _affecting_questions(
-    here: set[str], elsewhere: set[str], direction: str, rng: np.random.Generator
+    here: set[str], shown: set[str], elsewhere: set[str], direction: str, rng: np.random.Generator
 ) -> Iterator[Question]:
-    """As many right questions as wrong ones: another class here, or a class of the scene where it is not."""
+    """As many right questions as wrong ones: another class here, or a class of the scene where it is not.
+
+    Of a class that is shown at the border of the view and lies in the next direction nothing is asked.
+    """
     asked = [(name, "Yes.") for name in sorted(here)]
-    asked += [(draw_kind(rng, exclude=here), "No.") for _ in here if rng.random() < 0.6]
+    asked += [(draw_kind(rng, exclude=shown), "No.") for _ in here if rng.random() < 0.6]
     if not here and elsewhere and rng.random() < 0.3:
         asked.append((str(rng.choice(sorted(elsewhere))), "No."))
-    if direction == "front" and "traffic light" not in here and rng.random() < 0.5:
+    if direction == "front" and "traffic light" not in shown and rng.random() < 0.5:
         asked.append(("traffic light", "No."))
     for name, answer in asked:
         question = f"Will a {name} to the {direction} of the ego vehicle affect its driving?"

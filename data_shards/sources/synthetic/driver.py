@@ -21,6 +21,8 @@ DIRECTIONS = {
 
 _STOPPING_DISTANCE = 13.0  # metres
 _LANE_HALF_WIDTH = 2.0  # metres
+_STOPPING_MARGIN = 0.5  # metres around the stopping distance in which a view does not tell whether to stop
+_LANE_MARGIN = 0.3  # metres around the edge of the lane in which it does not tell what is in the path
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,15 @@ def is_in_path(scene: Scene, entry: SeenObject) -> bool:
     x, y = entry.item.position
     on_road = entry.item.kind.name != "traffic light"
     return on_road and entry.camera == "CAM_FRONT" and abs(y - road_offset(scene.road, x)) < _LANE_HALF_WIDTH
+
+
+def is_doubtful(road: str, item: WorldObject) -> bool:
+    """Whether an object ahead is so near a border between two answers that no driver could tell them apart."""
+    x, y = item.position
+    aside = abs(y - road_offset(road, x))
+    at_edge = abs(aside - _LANE_HALF_WIDTH) < _LANE_MARGIN
+    at_stop = aside < _LANE_HALF_WIDTH and abs(item.distance - _STOPPING_DISTANCE) < _STOPPING_MARGIN
+    return x > 0 and item.kind.name != "traffic light" and (at_edge or at_stop)
 
 
 def traffic_light(seen: list[SeenObject]) -> SeenObject | None:

@@ -21,6 +21,7 @@ from data_shards.sources.synthetic.wording import (
     plural,
     status_answer,
     tagged_objects,
+    there_is,
     with_article,
     with_state,
     yes_or_no,
@@ -37,8 +38,8 @@ MOVING_STATUS = "What is the moving status of object {tag}?"
 def perception(scene: Scene, seen: list[SeenObject], rng: np.random.Generator) -> Iterator[Question]:
     yield ask("perception", IMPORTANT_OBJECTS, _important_answer(seen), 2)
     for camera in DIRECTIONS:
-        shown = [with_state(item) for item in objects_in_view(scene, camera)]
-        yield ask("perception", f"What does {camera} show?", f"It shows {enumerated(shown) or 'no objects'}.")
+        named = [with_state(item) for item in objects_in_view(scene, camera)]
+        yield ask("perception", f"What does {camera} show?", f"It shows {enumerated(named) or 'no objects'}.")
     for tag, entry in tagged_objects(seen):
         status = status_answer(entry)
         if entry.item.kind.moves:
@@ -48,7 +49,9 @@ def perception(scene: Scene, seen: list[SeenObject], rng: np.random.Generator) -
         yield ask("perception", f"What is the visual description of {tag}?", f"{entry.name.capitalize()}.")
         yield ask("perception", f"What color is {tag}?", f"{entry.item.colour.capitalize()}.")
     for camera, direction in DIRECTIONS.items():
-        yield from _direction_questions([entry for entry in seen if entry.camera == camera], direction, rng)
+        here = [entry for entry in seen if entry.camera == camera]
+        shown = {item.kind.name for item in objects_in_view(scene, camera)}
+        yield from _direction_questions(here, shown, direction, rng)
     yield ask("perception", "What is the weather in the current scene?", f"It is {_weather(scene)}.")
     yield ask("perception", "Where does the road lead?", f"The road goes {_road(scene)}.")
     yield ask("perception", "Please describe the current scene.", _scene_answer(scene, seen))
@@ -57,16 +60,18 @@ def perception(scene: Scene, seen: list[SeenObject], rng: np.random.Generator) -
     yield ask("perception", "Is there any traffic element in the front view?", answer)
 
 
-def _direction_questions(here: list[SeenObject], direction: str, rng: np.random.Generator) -> Iterator[Question]:
+def _direction_questions(
+    here: list[SeenObject], shown: set[str], direction: str, rng: np.random.Generator
+) -> Iterator[Question]:
+    """`here` lies in that direction, `shown` is every class in its view: what a border cuts is never denied."""
     where = f"to the {direction} of the ego car"
-    verb = "is" if len(here) == 1 or (here and here[0].item.kind.name != here[-1].item.kind.name) else "are"
-    found = f"There {verb} {counted(here)} {where}." if here else f"There are no objects {where}."
+    found = f"{there_is(counted(here))} {where}." if here else f"There are no objects {where}."
     yield ask("perception", f"What are objects {where}?", found)
     yield ask(
         "perception", f"How many objects are {where}?", f"{NUMBERS[len(here)].capitalize()}.".replace("No.", "None.")
     )
     present = sorted({entry.item.kind.name for entry in here})
-    for name in [draw_kind(rng, exclude=present), *present]:
+    for name in [draw_kind(rng, exclude=shown), *present]:
         yield ask("perception", f"Are there {plural(name)} {where}?", yes_or_no(name in present))
     for name, group in _by_kind(here).items():
         if len(group) == 1:
@@ -110,6 +115,9 @@ def _road(scene: Scene) -> str:
 
 
 def _scene_answer(scene: Scene, seen: list[SeenObject]) -> str:
-    parts = [f"one {entry.item.kind.name} to the {entry.direction}" for entry in seen]
-    found = f" There is {enumerated(parts)}." if parts else " There are no objects."
+    parts = []
+    for direction in DIRECTIONS.values():
+        here = [entry for entry in seen if entry.direction == direction]
+        parts += [f"{counted(group)} to the {direction}" for group in _by_kind(here).values()]
+    found = f" {there_is(enumerated(parts))}." if parts else " There are no objects."
     return f"It is {_weather(scene)} and the road goes {_road(scene)}.{found}"

@@ -107,6 +107,13 @@ def amber_area(item: WorldObject, camera: Camera) -> float:
     return sum(areas)
 
 
+def end_area(item: WorldObject, camera: Camera) -> float:
+    """Pixels of the 1600x900 view that a vehicle's front or back takes in it: they tell which way it points."""
+    faces = dict(visible_faces(camera, item.corners(item.kind.body_height)))
+    ends = [faces[name] for name in ("front", "back") if name in faces]
+    return sum(_polygon_area(camera.project_polygon(end)) for end in ends)
+
+
 def _clipped(box: Box) -> Box | None:
     low, high = np.clip(box[:2], 0, VIEW_SIZE), np.clip(box[2:], 0, VIEW_SIZE)
     return (low[0], low[1], high[0], high[1]) if (high - low > 2).all() else None

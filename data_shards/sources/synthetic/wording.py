@@ -55,5 +55,10 @@ def counted(entries: Sequence[SeenObject]) -> str:
     return enumerated([f"{NUMBERS[n]} {name if n == 1 else plural(name)}" for name, n in counts.items()])
 
 
+def there_is(found: str) -> str:
+    """`There is` or `There are`, with what was `counted`."""
+    return f"There {'is' if found.startswith('one ') else 'are'} {found}"
+
+
 def ask(kind: str, question: str, answer: str, *tags: int) -> Question:
     return Question(question=question, answer=answer, kind=kind, tags=tags)

@@ -1,7 +1,8 @@
 """Scenes of the synthetic world: a seed in, a road, weather and objects with positions and states out.
 
 Everything that a question asks about is decided here and drawn by `render`: what cannot be seen is not asked. An object
-is either clearly in a view or not in it at all, no other hides it, and a turning vehicle shows an amber lamp.
+is either clearly in a view or not in it at all, clearly in the ego lane or beside it, no other hides it, and a turning
+vehicle shows an amber lamp and which way it points.
 """
 
 import itertools
@@ -11,7 +12,8 @@ from functools import partial
 
 import numpy as np
 
-from data_shards.sources.synthetic.cameras import RIG
+from data_shards.sources.synthetic.cameras import RIG, Camera
+from data_shards.sources.synthetic.driver import is_doubtful
 from data_shards.sources.synthetic.objects import (
     CLASSES,
     COLOURS,
@@ -24,12 +26,13 @@ from data_shards.sources.synthetic.objects import (
     WorldObject,
     road_offset,
 )
-from data_shards.sources.synthetic.visibility import amber_area, hidden_share, main_camera, shown_share
+from data_shards.sources.synthetic.visibility import amber_area, end_area, hidden_share, main_camera, shown_share
 
 FAR_DISTANCES = (32.0, 48.0)  # metres
 _LEAST_SHOWN = 0.3  # share of an object that is in a view at all
 _MOST_HIDDEN = 0.25  # share of an object behind another
 _LEAST_AMBER = 150.0  # pixels of a turning vehicle's lamps
+_LEAST_END = 150.0  # pixels of its front or back: from the side alone, left and right look the same
 _LEAST_GAP = np.radians(14.0)  # between bearings
 _TRIES = 100
 _CLASS_WEIGHTS = {"car": 0.3, "truck": 0.15, "bus": 0.13, "pedestrian": 0.17, "cyclist": 0.12, "traffic cone": 0.13}
@@ -51,7 +54,8 @@ def make_scene(rng: np.random.Generator) -> Scene:
     draws += [partial(_draw_object, rng, road, NEAR_DISTANCES)] * (num_near - has_light)
     draws += [partial(_draw_object, rng, road, FAR_DISTANCES)] * int(rng.random() < 0.5)
     for draw in draws:
-        clear = (item for item in (draw() for _ in range(_TRIES)) if is_clear(item, objects))
+        drawn = (draw() for _ in range(_TRIES))
+        clear = (item for item in drawn if is_clear(item, objects) and not is_doubtful(road, item))
         objects.extend(itertools.islice(clear, 1))
     return Scene(road=road, weather=str(rng.choice(WEATHERS)), objects=tuple(objects))
 
@@ -70,7 +74,8 @@ def advance(scene: Scene, seconds: float, rng: np.random.Generator) -> Scene:
         moved = replace(item, position=position, status=status)
         others = [*objects[:i], *objects[i + 1 :]]
         for candidate in (moved, replace(item, status=status)):
-            if _is_near(candidate) == _is_near(item) and is_clear(candidate, others):
+            is_certain = _is_near(candidate) == _is_near(item) and not is_doubtful(scene.road, candidate)
+            if is_certain and is_clear(candidate, others):
                 objects[i] = candidate
                 break
     return replace(scene, objects=tuple(objects))
@@ -79,7 +84,7 @@ def advance(scene: Scene, seconds: float, rng: np.random.Generator) -> Scene:
 def is_clear(item: WorldObject, others: Sequence[WorldObject]) -> bool:
     """Whether a driver can tell all there is to tell of an object among others, and still of the others."""
     camera = main_camera(item)
-    if camera is None or (item.is_turning and amber_area(item, RIG[camera]) < _LEAST_AMBER):
+    if camera is None or (item.is_turning and not _shows_turn(item, RIG[camera])):
         return False
     if not all(_are_apart(item, other) for other in others):
         return False
@@ -122,6 +127,10 @@ def _status(rng: np.random.Generator, kind: ObjectClass) -> str:
 
 def _is_near(item: WorldObject) -> bool:
     return NEAR_DISTANCES[0] <= item.distance <= NEAR_DISTANCES[1]
+
+
+def _shows_turn(item: WorldObject, camera: Camera) -> bool:
+    return amber_area(item, camera) >= _LEAST_AMBER and end_area(item, camera) >= _LEAST_END
 
 
 def _are_apart(item: WorldObject, other: WorldObject) -> bool:

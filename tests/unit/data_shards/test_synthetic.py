@@ -14,11 +14,12 @@ from data_shards.sources.synthetic.cameras import RIG
 from data_shards.sources.synthetic.cities import CITIES, DEFAULT_CITY
 from data_shards.sources.synthetic.describe import scene_cells
 from data_shards.sources.synthetic.driver import important_objects, is_in_path, right_driving, seen_objects
-from data_shards.sources.synthetic.objects import CLASSES, Scene, WorldObject
+from data_shards.sources.synthetic.objects import CLASSES, Scene, WorldObject, road_offset
 from data_shards.sources.synthetic.questions import scene_questions
 from data_shards.sources.synthetic.render import render_scene
-from data_shards.sources.synthetic.visibility import hidden_share, main_camera, object_box, shown_share
-from data_shards.sources.synthetic.world import make_scene
+from data_shards.sources.synthetic.visibility import hidden_share, main_camera, object_box, shown_share, visible_faces
+from data_shards.sources.synthetic.wording import plural
+from data_shards.sources.synthetic.world import is_clear, make_scene
 
 TAG = re.compile(r"<c(\d+),(CAM_(?:FRONT|BACK)(?:_LEFT|_RIGHT)?),(\d+\.\d),(\d+\.\d)>")
 
@@ -229,6 +230,75 @@ def test_a_turning_vehicle_shows_amber_on_the_side_it_turns_to(moments):
             assert amber > 15, item
         num_turning += len(turning)
     assert num_turning > 20
+
+
+def test_a_turn_looks_alike_to_both_sides_where_only_a_side_is_seen_and_the_world_has_no_such_turn(moments):
+    left, right = (
+        car((12.0, 0.0), status=status, heading=heading)
+        for status, heading in (("Turn left", np.pi / 2), ("Turn right", -np.pi / 2))
+    )
+    views = [
+        pixels(render_scene(Scene("straight", "sunny", (item,)), np.random.default_rng(0), width=800)["CAM_FRONT"])
+        for item in (left, right)
+    ]
+    assert (abs(views[0] - views[1]).sum(-1) > 60).sum() == 0
+    assert not is_clear(left, [])
+    assert is_clear(replace(left, position=(14.0, 3.0)), [])
+    turning = [item for scene in moments for item in scene.objects if item.is_turning]
+    for item in turning:
+        shown = {name for name, _ in visible_faces(RIG[main_camera(item)], item.corners(item.kind.body_height))}
+        assert shown & {"front", "back"}, item
+
+
+def test_nothing_ahead_is_at_the_edge_of_the_lane_or_at_the_stopping_distance():
+    in_path = []
+    for scene in (scene for number in range(60) for scene, _ in scene_frames(5, number, 2)):
+        for item in scene.objects:
+            if item.position[0] <= 0 or item.kind.name == "traffic light":
+                continue
+            aside = abs(item.position[1] - road_offset(scene.road, item.position[0]))
+            assert abs(aside - 2.0) >= 0.3
+            in_path += [item.distance] if aside < 2.0 else []
+    assert len(in_path) > 20
+    assert all(abs(distance - 13.0) >= 0.5 for distance in in_path)
+
+
+def test_what_stands_at_the_border_of_a_view_is_not_asked_for_in_vain():
+    at_border, asked = 0, 0
+    for number in range(60):
+        scene = make_scene(np.random.default_rng(number))
+        questions = scene_questions(scene, np.random.default_rng(number))
+        for item in scene.objects:
+            for name, camera in RIG.items():
+                if object_box(item, camera) is None:
+                    continue
+                at_border += main_camera(item) != name
+                direction = name.removeprefix("CAM_").lower().replace("_", " ")
+                here = [q for q in questions if f" to the {direction} of the ego" in q.question]
+                near = item in [entry.item for entry in important_objects(seen_objects(scene))]
+                for question in here:
+                    is_presence = question.question.startswith(f"Are there {plural(item.kind.name)} ")
+                    is_effect = near and question.question.startswith(f"Will a {item.kind.name} ")
+                    asked += is_presence or is_effect
+                    assert question.answer == "Yes." or not (is_presence or is_effect), question
+    assert at_border > 8
+    assert asked > 80
+
+
+def test_two_of_a_kind_are_counted_together_with_the_verb_in_the_plural():
+    first, second = car((-12.0, -3.0)), car((-14.0, 4.0), colour="blue")
+    cases = {
+        (first, second): "two cars to the back",
+        (first, second, car((-18.0, 12.0), kind="bus")): "two cars and one bus to the back",
+        (first, car((-14.0, 4.0), kind="bus")): "one car and one bus to the back",
+    }
+    for objects, words in cases.items():
+        scene = Scene("straight", "sunny", objects)
+        answers = {q.question: q.answer for q in scene_questions(scene, np.random.default_rng(0))}
+        verb = "are" if words.startswith("two") else "is"
+        assert answers["What are objects to the back of the ego car?"] == f"There {verb} {words} of the ego car."
+        split = words.replace(" and", " to the back and")
+        assert answers["Please describe the current scene."].endswith(f" There {verb} {split}.")
 
 
 def test_what_the_ego_vehicle_should_do_is_the_same_in_every_answer(moments):
