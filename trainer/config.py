@@ -40,7 +40,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list
 def _origin(problem: str, path: Path, overrides: Sequence[str]) -> str:
     """Where the field that a problem begins with was set: on the command line, or in the recipe."""
     field = problem.partition(":")[0]
-    for override in overrides:
+    for override in reversed(overrides):  # the last of those that set a field holds
         name = override.partition("=")[0]
         if field == name or field.startswith(f"{name}."):
             return f"command line, {override}"

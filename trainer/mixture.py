@@ -126,7 +126,7 @@ def _oversized(sources: Sequence[FrameSource], entries: Sequence[MixtureEntry], 
         found = list(rows)
         source = sources[dataset]
         entry = source.index.samples[sample]
-        questions = ", ".join(str(question) for _, _, question, _ in found if question >= 0)
+        questions = _runs([question for _, _, question, _ in found if question >= 0])
         most = max(tokens for _, _, _, tokens in found)
         tiles = int(entries[dataset].sizes.tiles[sample])
         what = f"questions {questions}: got" if questions else "got"
@@ -141,3 +141,14 @@ def _oversized(sources: Sequence[FrameSource], entries: Sequence[MixtureEntry], 
             )
         )
     return records
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """Rising numbers in words, such as `0 to 7, 9`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in runs)

@@ -145,8 +145,17 @@ class RunDir:
     def begin(
         self, recipe_text: str, ds_config: Mapping[str, Any], world_size: int, inputs: Mapping[str, Any] | None = None
     ) -> None:
-        """Write what the run is made of; `inputs` as for `check_inputs`."""
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        """Write what the run is made of; `inputs` as for `check_inputs`.
+
+        Raises:
+            RunDirError: the directory cannot be made.
+        """
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunDirError(
+                f"run_dir: got {self.path}, where no directory can be made ({error.strerror}); give another one"
+            ) from error
         write_atomically(self.path / "recipe.yaml", recipe_text.encode())
         _write_json(self.path / "ds_config.json", ds_config)
         _write_json(self.path / ENVIRONMENT_FILE, _environment(world_size))

@@ -1,8 +1,8 @@
 """Seeds in, models/tiny out: tokenizer, language model, and the teacher as a whole model, with a manifest.
 
-`make tiny-assets` takes hours on two cores. Parts that are there already are kept, so that it can be
-stopped and called again; `--anew` makes all of them again. `--refresh` trains the stored parts on for a while, after a
-change of the world that leaves most of its words and looks as they are.
+`make tiny-assets` takes hours on two cores, and nothing where the manifest's files are all there. It can be stopped and
+called again; `--anew` makes every part again. `--refresh` trains the stored parts on for a while, after a change of the
+world that leaves most of its words and looks as they are.
 """
 
 import argparse
@@ -47,7 +47,7 @@ MAX_BYTES = 10_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make what is missing of the tiny parts, then write the manifest."""
+    """Make what is missing of the tiny parts, then write the manifest; exit status 2 where only some are stored."""
     parser = argparse.ArgumentParser(prog="python -m trainer.tiny", description=__doc__)
     parser.add_argument("--work-dir", type=Path, default=Path("runs/tiny"), help="data and runs (default: %(default)s)")
     how = parser.add_mutually_exclusive_group()
@@ -66,10 +66,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.anew:
         shutil.rmtree(out, ignore_errors=True)
         shutil.rmtree(work, ignore_errors=True)
+    elif (out / "manifest.json").exists():
+        return _say_stored(out)
     make_language(work, out / "language")
     make_tower(work / "tower")
     make_teacher_vlm(work, out / "teacher-vlm")
     write_manifest(out, refreshed=False)
+    return 0
+
+
+def _say_stored(out: Path) -> int:
+    """Exit status where there is a manifest; parts of other sittings are not mixed, since it speaks of all of them."""
+    missing = [name for name in json.loads((out / "manifest.json").read_text())["sha256"] if not (out / name).exists()]
+    if missing:
+        print(f"{out}: {', '.join(missing)} of its manifest missing; --anew makes every part again", file=sys.stderr)
+        return 2
+    print(f"{out}: every part is there; --anew makes them again, --refresh trains them on")
     return 0
 
 

@@ -107,6 +107,13 @@ def test_override_that_fits_nowhere_is_refused(tmp_path, override):
         load_recipe(_write(tmp_path, BASE), [override])
 
 
+def test_of_repeated_overrides_the_last_holds_and_is_blamed(tmp_path):
+    recipe, _ = load_recipe(_write(tmp_path, BASE), ["steps=2", "steps=3"])
+    assert recipe.steps == 3
+    with pytest.raises(ConfigError, match="command line, steps=0: steps: got 0"):
+        load_recipe(_write(tmp_path, BASE), ["steps=2", "steps=0"])
+
+
 def test_repeated_key_is_refused(tmp_path):
     path = tmp_path / "twice.yaml"
     path.write_text(yaml.safe_dump(BASE) + "steps: 5\n")

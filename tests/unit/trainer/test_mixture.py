@@ -94,6 +94,14 @@ def test_what_cannot_be_shown_is_left_out_by_name_before_the_first_step(world, d
     assert asked == {ref for ref in expected if ref[0] != "s001_1" and ref != ("s003_3", long)}
 
 
+def test_a_frame_that_fits_no_pack_is_named_with_the_range_of_its_questions(world, damaged):
+    recipe, text = made(world, "align", [{"path": str(damaged), "name": "d"}], max_tokens=20)
+    reasons = {record.key: record.reason for record in make_mixture(recipe, text).bad}
+    last = load_index(damaged).samples[0].num_questions - 1
+    assert last > 1
+    assert reasons["s000_0"].startswith(f"questions 0 to {last}: got up to ")
+
+
 def _two_ranks(ranks, path):
     recipe, _ = load_recipe(path)
     text = make_stage(recipe, torch.float32, loaded=False).text

@@ -31,6 +31,13 @@ def test_begun_directory_says_what_it_is_made_of(begun):
     assert "torch" in environment["packages"]
 
 
+def test_a_place_where_no_directory_can_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(RunDirError, match=rf"run_dir: got {path}, .*\(Not a directory\); give another one"):
+            RunDir(path=path).begin(RECIPE, {}, world_size=1)
+
+
 def test_same_recipe_and_harmless_changes_may_continue(begun):
     begun.check_recipe(RECIPE, world_size=2)
     begun.check_recipe(RECIPE.replace("log_every: 1", "log_every: 7").replace("workers: 2", "workers: 0"), world_size=2)

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from models.vlm import load_language, load_vision
 from tests.helpers.paths import ROOT
 from trainer.demo import TINY
 from trainer.stages.sources import tokenizer_from
-from trainer.tiny.__main__ import MAX_BYTES
+from trainer.tiny.__main__ import MAX_BYTES, main
 from trainer.tiny.language import language_logits
 from trainer.tiny.texts import GRID, worded_frames, worded_pack
 
@@ -38,6 +39,19 @@ def test_the_manifest_names_script_seed_and_the_checksum_of_every_file():
 
 def test_the_parts_hold_at_most_ten_megabytes():
     assert sum(path.stat().st_size for path in PARTS.rglob("*") if path.is_file()) <= MAX_BYTES
+
+
+def test_stored_parts_are_left_as_they_are_and_a_part_that_is_missing_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("trainer.tiny.__main__.TINY", tmp_path / "tiny")
+    monkeypatch.setattr("trainer.tiny.__main__.make_language", lambda *_: pytest.fail("made a part again"))
+    shutil.copytree(PARTS, tmp_path / "tiny")
+    assert main(["--work-dir", str(tmp_path / "work")]) == 0
+    assert "every part is there" in capsys.readouterr().out
+    for path in PARTS.rglob("*.*"):
+        assert (tmp_path / "tiny" / path.relative_to(PARTS)).read_bytes() == path.read_bytes()
+    (tmp_path / "tiny" / "language" / "model.safetensors").unlink()
+    assert main(["--work-dir", str(tmp_path / "work")]) == 2
+    assert "language/model.safetensors of its manifest missing" in capsys.readouterr().err
 
 
 def test_every_image_token_has_its_words(tokenizer):
