@@ -162,6 +162,9 @@ def run_part(part: SuitePart, seconds: float) -> PartResult:
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()
         status = "too slow"
+    finally:
+        if process.poll() is None:  # a Ctrl-C does not reach what has a session of its own
+            os.killpg(process.pid, signal.SIGKILL)
     found = part.figures is None or part.figures.is_file()
     return PartResult(
         name=part.name,
