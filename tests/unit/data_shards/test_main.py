@@ -196,7 +196,14 @@ def test_ctrl_c_keeps_whole_shards_and_the_same_command_goes_on(tmp_path):
     command += ["--frames-per-scene", "1", "--samples-per-shard", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        command,
+        cwd=ROOT,
+        env=environment,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        # tests that run in a shell's background would hand down that Ctrl-C is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 240
     while not list((tmp_path / "x").glob("*.tar")) and time.monotonic() < deadline:
