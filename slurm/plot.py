@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 90, 30, 30, 60
+LEGEND = 150
+"""Pixels on the right for the names of lines, where they have some."""
 COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#0a7ea4", "#bf3989", "#57606a")
 LOG_RATIO = 50
 """From this ratio of largest to smallest value on, the x axis is logarithmic."""
@@ -47,6 +49,11 @@ class Chart:
     series: Mapping[str, Sequence[Point]]
     categories: Sequence[str] | None
 
+    @property
+    def right(self) -> int:
+        """Where the axes end, in pixels."""
+        return WIDTH - RIGHT - (LEGEND if any(self.series) else 0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Axis:
@@ -79,9 +86,9 @@ def render_svg(chart: Chart) -> str:
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{html.escape(text)}</text>')
     for value, text in y_axis.ticks:
         y = y_axis.pixel(value)
-        parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#e4e7eb"/>')
+        parts.append(f'<path d="M{LEFT} {y:.1f}H{chart.right}" stroke="#e4e7eb"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{html.escape(text)}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
+    middle = (LEFT + chart.right) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 14}" text-anchor="middle">{html.escape(chart.x_label)}</text>')
     parts.append(f'<text x="{LEFT}" y="{TOP - 12}">{html.escape(chart.y_label)}</text>')
     for i, (name, points) in enumerate(_sorted_series(chart)):
@@ -99,9 +106,7 @@ def render_svg(chart: Chart) -> str:
             )
         if name:
             y = TOP + 8 + 18 * i
-            parts.append(
-                f'<text x="{WIDTH - RIGHT - 8}" y="{y}" text-anchor="end" fill="{colour}">{html.escape(name)}</text>'
-            )
+            parts.append(f'<text x="{chart.right + 12}" y="{y}" fill="{colour}">{html.escape(name)}</text>')
     return "".join([*parts, "</g></svg>"])
 
 
@@ -125,9 +130,9 @@ def _draw(chart: Chart) -> Image.Image:
         draw.text((x, HEIGHT - BOTTOM + 8), text, fill="#24292f", font=font, anchor="mt")
     for value, text in y_axis.ticks:
         y = y_axis.pixel(value)
-        draw.line([(LEFT, y), (WIDTH - RIGHT, y)], fill="#e4e7eb")
+        draw.line([(LEFT, y), (chart.right, y)], fill="#e4e7eb")
         draw.text((LEFT - 8, y), text, fill="#24292f", font=font, anchor="rm")
-    draw.text(((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14), chart.x_label, fill="#24292f", font=font, anchor="ms")
+    draw.text(((LEFT + chart.right) / 2, HEIGHT - 14), chart.x_label, fill="#24292f", font=font, anchor="ms")
     draw.text((LEFT, TOP - 12), chart.y_label, fill="#24292f", font=font, anchor="ls")
     for i, (name, points) in enumerate(_sorted_series(chart)):
         colour = COLOURS[i % len(COLOURS)]
@@ -137,7 +142,7 @@ def _draw(chart: Chart) -> Image.Image:
             draw.line([(x, y_axis.pixel(end)) for end in p.span], fill=colour)
             draw.ellipse((x - 5, y - 5, x + 5, y + 5), outline=colour, width=2, fill=colour if p.whole else "white")
         if name:
-            draw.text((WIDTH - RIGHT - 8, TOP + 8 + 18 * i), name, fill=colour, font=font, anchor="rs")
+            draw.text((chart.right + 12, TOP + 8 + 18 * i), name, fill=colour, font=font, anchor="ls")
     return image
 
 
@@ -149,9 +154,9 @@ def _axes(chart: Chart) -> tuple[_Axis, _Axis]:
     points = [point for line in chart.series.values() for point in line]
     if chart.categories is not None:
         ticks = [(float(i), text) for i, text in enumerate(chart.categories)]
-        x_axis = _Axis(low=-0.5, high=len(ticks) - 0.5, first=LEFT, last=WIDTH - RIGHT, log=False, ticks=ticks)
+        x_axis = _Axis(low=-0.5, high=len(ticks) - 0.5, first=LEFT, last=chart.right, log=False, ticks=ticks)
     else:
-        x_axis = _numeric_axis([p.x for p in points], LEFT, WIDTH - RIGHT, may_be_log=True)
+        x_axis = _numeric_axis([p.x for p in points], LEFT, chart.right, may_be_log=True)
     return x_axis, _numeric_axis([end for p in points for end in p.span], HEIGHT - BOTTOM, TOP, may_be_log=False)
 
 
