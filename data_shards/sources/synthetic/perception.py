@@ -15,6 +15,7 @@ from data_shards.sources.synthetic.driver import (
 from data_shards.sources.synthetic.objects import Scene
 from data_shards.sources.synthetic.wording import (
     NUMBERS,
+    STATES,
     ask,
     counted,
     enumerated,
@@ -33,6 +34,8 @@ IMPORTANT_OBJECTS = (
     "Those objects will be considered for the future reasoning and driving decision."
 )
 MOVING_STATUS = "What is the moving status of object {tag}?"
+STATUSES = tuple(f"{status}." for status in STATES)
+"""Every moving status there can be: an option that never is right would give the others away."""
 
 
 def perception(scene: Scene, seen: list[SeenObject], rng: np.random.Generator) -> Iterator[Question]:
@@ -44,7 +47,7 @@ def perception(scene: Scene, seen: list[SeenObject], rng: np.random.Generator) -
         status = status_answer(entry)
         if entry.item.kind.moves:
             yield ask("perception", f"What is the observed status of object {tag}?", status)
-            question, letter = multiple_choice(MOVING_STATUS.format(tag=tag), status, rng)
+            question, letter = multiple_choice(MOVING_STATUS.format(tag=tag), status, rng, pool=STATUSES)
             yield ask("perception", question, letter, 0)
         yield ask("perception", f"What is the visual description of {tag}?", f"{entry.name.capitalize()}.")
         yield ask("perception", f"What color is {tag}?", f"{entry.item.colour.capitalize()}.")

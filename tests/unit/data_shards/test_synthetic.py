@@ -136,6 +136,8 @@ def test_multiple_choice_letters_are_balanced_and_point_to_the_answer(frames):
             match = re.match(r"What is the moving status of object (<[^>]*>)\?", question.question)
             if match:
                 letters.append(question.answer)
+                offered = re.findall(r"[A-D]\. ([^.]*)\.", question.question)
+                assert sorted(offered) == ["Going ahead", "Stopped", "Turn left", "Turn right"]
                 assert f"{question.answer}. {status[match.group(1)]}." in question.question
     assert min(letters.count(letter) for letter in "ABCD") > 0.15 * len(letters)
 
