@@ -30,14 +30,12 @@ class Place:
     """This element of the job, by SLURM's environment.
 
     Attributes:
-        job: `17` or `17_3`.
-        raw_job: the id that scontrol takes for just this element.
+        job: `17`, or `17_3` for an element of an array: SLURM_JOB_ID of one of them is the number of the whole array.
         index: of the element.
         nodes: SLURM's list of them.
     """
 
     job: str
-    raw_job: str
     index: int
     nodes: str
 
@@ -66,10 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def place_from_environment() -> Place:
     """Which element of which job this batch script is."""
-    raw, array = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_ARRAY_JOB_ID")
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
     index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
-    job = f"{array}_{index}" if array else raw
-    return Place(job=job, raw_job=raw, index=index, nodes=os.environ.get("SLURM_JOB_NODELIST", ""))
+    job = f"{array}_{index}" if array else os.environ["SLURM_JOB_ID"]
+    return Place(job=job, index=index, nodes=os.environ.get("SLURM_JOB_NODELIST", ""))
 
 
 def begin(folder: Path, place: Place) -> int | None:
@@ -107,7 +105,7 @@ def end(folder: Path, place: Place, number: int, srun_status: int) -> Decision:
     spec = load_spec(folder)
     work = spec.works[place.index]
     found = records.load_records(records.attempt_folder(folder, place.index, number))
-    decision = records.judge(spec, found, srun_status, state_of(place.raw_job))
+    decision = records.judge(spec, found, srun_status, state_of(place.job))
     attempts = _noted(folder, place.index, number, decision, saved(work))
     decision = records.limit(spec, attempts.of(place.job), decision)
     if decision.requeue:
@@ -121,14 +119,14 @@ def end(folder: Path, place: Place, number: int, srun_status: int) -> Decision:
 def _requeue(spec: JobSpec, folder: Path, place: Place, number: int, decision: Decision, saved_now: int) -> Decision:
     """Everything is written before SLURM is asked: it ends this script when it requeues the job."""
     _noted(folder, place.index, number, decision, saved_now)
-    problem = requeue(place.raw_job)
+    problem = requeue(place.job)
     if problem:
         decision = replace(
             decision, requeue=False, status=1, reason=f"{decision.reason}; cannot be requeued: {problem}"
         )
         _noted(folder, place.index, number, decision, saved_now)
     elif spec.exclude_failed_nodes and decision.bad_node:
-        problem = exclude(place.raw_job, [decision.bad_node])
+        problem = exclude(place.job, decision.bad_node, spec.nodes)
         if problem:
             print(f"warning: {decision.bad_node} is not kept off: {problem}", file=sys.stderr)
     return decision

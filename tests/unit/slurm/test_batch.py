@@ -13,7 +13,7 @@ from slurm.spec import Work, save_spec
 from slurm.typed import SlurmError
 from tests.unit.slurm.samples import record, spec
 
-PLACE = Place(job="7", raw_job="7", index=0, nodes="n[1-2]")
+PLACE = Place(job="7", index=0, nodes="n[1-2]")
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     told: list[str] = []
     monkeypatch.setattr(batch, "state_of", lambda job: "RUNNING")
     monkeypatch.setattr(batch, "requeue", lambda job: told.append(f"requeue {job}") or "")
-    monkeypatch.setattr(batch, "exclude", lambda job, nodes: told.append(f"exclude {','.join(nodes)}") or "")
+    monkeypatch.setattr(batch, "exclude", lambda job, node, needed: told.append(f"exclude {node} of {needed}") or "")
     monkeypatch.setattr(lock, "has_sbatch", lambda: True)
     monkeypatch.setattr(lock, "job_states", dict)
     return told
@@ -71,7 +71,7 @@ def test_the_node_of_a_crash_is_kept_off_where_that_is_wanted(tmp_path, asked):
     begin(folder, PLACE)
     leave(folder, 0, record(1, -9))
     assert end(folder, PLACE, 0, 137).requeue
-    assert asked == ["requeue 7", "exclude n1"]
+    assert asked == ["requeue 7", "exclude n1 of 1"]
 
 
 def test_a_job_that_cannot_be_requeued_says_so(tmp_path, asked, monkeypatch):
@@ -115,4 +115,18 @@ def test_elements_of_an_array_are_told_apart(monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "17")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
     place = place_from_environment()
-    assert (place.job, place.raw_job, place.index) == ("17_2", "19", 2)
+    assert (place.job, place.index) == ("17_2", 2)
+
+
+def test_an_element_whose_number_is_that_of_its_array_is_requeued_alone(tmp_path, asked, monkeypatch):
+    for name, value in (("SLURM_JOB_ID", "17"), ("SLURM_ARRAY_JOB_ID", "17"), ("SLURM_ARRAY_TASK_ID", "0")):
+        monkeypatch.setenv(name, value)
+    folder, _ = folder_of(tmp_path, exclude_failed_nodes=True)
+    told_state = []
+    monkeypatch.setattr(batch, "state_of", lambda job: told_state.append(job) or "RUNNING")
+    monkeypatch.setattr(batch, "exclude", lambda job, node, needed: asked.append(f"exclude {job}") or "")
+    place = place_from_environment()
+    begin(folder, place)
+    leave(folder, 0, record(1, -9))
+    assert end(folder, place, 0, 137).requeue
+    assert (asked, told_state) == (["requeue 17_0", "exclude 17_0"], ["17_0"])

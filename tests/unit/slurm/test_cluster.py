@@ -78,13 +78,21 @@ def test_the_state_of_a_job_is_read_and_an_unknown_job_has_none(printed):
     assert state_of("17") == ""
 
 
-def test_further_nodes_are_kept_off_beside_those_before(printed, monkeypatch):
-    printed["scontrol"] = (0, "JobId=17 ReqNodeList=(null) ExcNodeList=n3 Features=(null)")
+def test_further_nodes_are_kept_off_beside_those_before(answers, monkeypatch):
     asked = []
     run = cluster.subprocess.run
     monkeypatch.setattr(cluster.subprocess, "run", lambda command, **more: asked.append(command) or run(command))
-    assert cluster.exclude("17", ["n1"]) == ""
-    assert asked[-1] == ("scontrol", "update", "JobId=17", "ExcNodeList=n3,n1")
+    shown = "JobId=17 Partition=gpu,cpu ReqNodeList=(null) ExcNodeList=n[3-4] Features=(null)"
+    answers += [(0, shown, ""), (0, "n3\nn4\nn1\n", ""), (0, "n1\nn2\nn3\nn4\n", ""), (0, "", "")]
+    assert cluster.exclude("17", "n1", 1) == ""
+    assert asked[-1] == ("scontrol", "update", "JobId=17", "ExcNodeList=n[3-4],n1")
+
+
+def test_a_job_is_not_kept_off_nodes_without_which_it_could_never_start(answers):
+    shown = "JobId=17 Partition=gpu ExcNodeList=(null)"
+    answers += [(0, shown, ""), (0, "n1\n", ""), (0, "n1\nn2\n", "")]
+    assert "too few nodes for it without n1" in cluster.exclude("17", "n1", 2)
+    assert answers == []
 
 
 def test_failing_and_missing_programs_are_named(printed, monkeypatch):
@@ -96,3 +104,61 @@ def test_failing_and_missing_programs_are_named(printed, monkeypatch):
     monkeypatch.setattr(cluster.shutil, "which", lambda program: None)
     with pytest.raises(SlurmError, match=r"sbatch: not found.*local_cluster\.sh up"):
         require_sbatch()
+
+
+def test_of_several_jobs_shown_the_first_is_the_one_asked_for(printed):
+    printed["scontrol"] = (0, "JobId=17 JobState=CANCELLED Reason=None\nJobId=18 JobState=RUNNING Reason=TimeLimit\n")
+    assert state_of("17") == "CANCELLED"
+
+
+def test_one_of_several_partitions_is_enough_and_each_has_to_exist(printed):
+    partition, problems = check_resources(Resources(partition="cpu,gpu", device="gpu"), partitions())
+    assert (partition.name, problems) == ("gpu", [])
+    _, problems = check_resources(Resources(partition="gpu,cpu", nodes=99), partitions())
+    assert problems == ["--nodes: got 99, but partition 'gpu' has 6"]
+    with pytest.raises(SlurmError, match="got 'cpus'; did you mean 'cpu'"):
+        check_resources(Resources(partition="gpu,cpus"), partitions())
+
+
+AWAY = (1, "", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str, str]]:
+    """Exit status, output and errors of one call after the other; waiting costs no time."""
+    left: list[tuple[int, str, str]] = []
+    monkeypatch.setattr(
+        cluster.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, *left.pop(0))
+    )
+    monkeypatch.setattr(cluster.time, "sleep", lambda seconds: None)
+    return left
+
+
+def test_the_end_of_a_start_waits_for_a_controller_that_is_away(answers):
+    answers += [AWAY, AWAY, (0, "JobId=17 JobState=RUNNING Reason=None", "")]
+    assert state_of("17") == "RUNNING"
+    answers += [AWAY, (0, "", "")]
+    assert cluster.requeue("17") == ""
+    assert answers == []
+
+
+def test_a_requeue_whose_answer_was_lost_was_one(answers):
+    answers += [AWAY, (1, "", "Job is pending execution for job 17")]
+    assert cluster.requeue("17") == ""
+    answers += [(1, "", "Requested operation is presently disabled for job 17")]
+    assert "disabled" in cluster.requeue("17")
+
+
+def test_a_controller_that_stays_away_is_given_up(answers, monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE_S", 0.0)
+    answers += [AWAY]
+    assert state_of("17") == ""
+
+
+def test_a_program_without_an_answer_is_named(monkeypatch):
+    def run(command: list[str], **more: object) -> None:
+        raise subprocess.TimeoutExpired(command, 60)
+
+    monkeypatch.setattr(cluster.subprocess, "run", run)
+    with pytest.raises(SlurmError, match="squeue: no answer within 60 s"):
+        job_states()
