@@ -23,7 +23,7 @@ from slurm.progress import last_sign_of_life
 from slurm.spec import JobSpec, Work, load_spec
 
 STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-POLL_S, RESEND_S = 0.1, 1.0
+POLL_S, RESEND_S, LOOK_S = 0.1, 1.0, 30.0
 FIRST_PORT, NUM_PORTS = 15_000, 15_000  # below the ports that systems give to outgoing connections
 _LAUNCHER_VARIABLES = ("LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE", "GROUP_RANK", "DS_ACCELERATOR")
 _TAIL_BYTES = 1 << 14
@@ -143,7 +143,7 @@ def _run(
     for number in STOP_SIGNALS:
         signal.signal(number, remember)
     command = [sys.executable, *work.command[1:]] if work.command[0] == "python" else list(work.command)
-    began, sent, hung = time.time(), 0.0, ""
+    began, sent, looked, hung = time.time(), 0.0, time.monotonic(), ""
     with log.open("ab") as out:
         child = subprocess.Popen(
             command,
@@ -158,17 +158,25 @@ def _run(
             if told and time.monotonic() - sent > RESEND_S:
                 child.send_signal(signal.SIGUSR2 if work.is_training else signal.SIGTERM)
                 sent = time.monotonic()
-            if watch and spec.hang_minutes and time.time() - last_sign_of_life(work, began) > 60 * spec.hang_minutes:
-                hung = f"no step for {spec.hang_minutes:g} minutes"
-                child.kill()
+            if watch and spec.hang_minutes and time.monotonic() - looked > min(LOOK_S, 6 * spec.hang_minutes):
+                looked, hung = time.monotonic(), _silence(spec, work, began)
+                if hung:
+                    child.kill()
     return child.returncode, list(dict.fromkeys(number.name for number in told)), hung
 
 
+def _silence(spec: JobSpec, work: Work, began: float) -> str:
+    """What has not been seen for too long; an empty text where something was, or where a command shows nothing."""
+    if not work.is_training and work.progress is None:
+        return ""
+    if time.time() - last_sign_of_life(work, began) <= 60 * spec.hang_minutes:
+        return ""
+    return f"{'no step' if work.is_training else f'nothing new in {work.progress}'} for {spec.hang_minutes:g} minutes"
+
+
 def _status(work: Work, status: int, signals: list[str]) -> int:
-    """Commands without checkpoints end on the signal they are told; that is a stop, not a crash."""
-    if not work.is_training and signals and status in (-signal.SIGTERM, -signal.SIGUSR2, -signal.SIGUSR1):
-        return STOPPED_STATUS
-    return status
+    """Commands have no status for a stop: one that fails after it was told to end was stopped, and did not crash."""
+    return STOPPED_STATUS if not work.is_training and signals and status != 0 else status
 
 
 def _prepare_training() -> None:

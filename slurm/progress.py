@@ -1,13 +1,17 @@
 """A run directory in, how far it is out: newest checkpoint, logged step and loss, time left; needs no torch."""
 
 import json
+import math
+import os
 import re
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slurm.spec import Work
+from slurm.typed import SlurmError
 
 _TAIL_BYTES = 1 << 16
 
@@ -43,7 +47,7 @@ def saved(work: Work) -> int:
         summary = read_summary(work.run_dir)
         return max([*steps, int(summary.get("steps", -1))])
     if work.progress is not None and work.progress.is_dir():
-        return sum(1 for path in work.progress.rglob("*") if path.is_file())
+        return len(_files(work.progress))
     return -1
 
 
@@ -53,14 +57,21 @@ def training_progress(work: Work) -> Progress:
     if not lines:
         return Progress(step=0, steps=work.steps, loss=None, seconds_left=None, age_s=None)
     last, first = lines[-1], lines[max(0, len(lines) - 10)]
-    step, loss = int(last["step"]), last.get("loss/total")
+    step, loss = int(last["step"]), _newest(lines, "loss/total")
     pace = (last["time"] - first["time"]) / (step - first["step"]) if step > first["step"] else None
     left = None if pace is None or work.steps is None else max(work.steps - step, 0) * pace
     return Progress(step=step, steps=work.steps, loss=loss, seconds_left=left, age_s=time.time() - last["time"])
 
 
+def _newest(lines: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """The last value that was logged, `nan` for one that was no number; None where none was."""
+    found = [line[name] for line in lines if name in line]
+    return (math.nan if found[-1] is None else found[-1]) if found else None
+
+
 def read_metrics(run_dir: Path, *, tail: bool = False) -> list[dict[str, Any]]:
-    """The entries of metrics.jsonl; the last 64 KiB of it with `tail`. A line that is being written is left out."""
+    """The entries of metrics.jsonl; the last 64 KiB of it with `tail`. Lines that are none, such as one that is being
+    written, are left out."""
     path = run_dir / "metrics.jsonl"
     if not path.is_file():
         return []
@@ -74,21 +85,51 @@ def read_metrics(run_dir: Path, *, tail: bool = False) -> list[dict[str, Any]]:
     entries = []
     for line in lines:
         try:
-            entries.append(json.loads(line))
+            entry = json.loads(line)
         except ValueError:
             continue
+        if isinstance(entry, dict) and {"step", "time"} <= set(entry):
+            entries.append(entry)
     return entries
 
 
 def read_summary(run_dir: Path) -> dict[str, Any]:
     """summary.json of a finished run; empty before."""
-    path = run_dir / "summary.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(run_dir / "summary.json")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; an empty mapping where it is not there.
+
+    Raises:
+        SlurmError: it is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SlurmError(f"{path}: is no JSON ({error}); make it again") from error
 
 
 def last_sign_of_life(work: Work, since: float) -> float:
-    """Time (seconds since the epoch) of the newest logged step or checkpoint, or `since` where none is newer."""
-    if work.run_dir is None:
-        return since
-    marks = [work.run_dir / "metrics.jsonl", work.run_dir / "checkpoints"]
-    return max([since, *(path.stat().st_mtime for path in marks if path.exists())])
+    """Time (seconds since the epoch) of the newest logged step or checkpoint of a run, of the newest file of a command,
+    or `since` where none is newer."""
+    if work.run_dir is not None:
+        marks = [work.run_dir / "metrics.jsonl", work.run_dir / "checkpoints"]
+    else:
+        marks = [] if work.progress is None else _files(work.progress)
+    return max([since, *map(_changed, marks)])
+
+
+def _files(directory: Path) -> list[Path]:
+    """All files below a directory in which others write."""
+    return [Path(place) / name for place, _, names in os.walk(directory) for name in names]
+
+
+def _changed(path: Path) -> float:
+    """When it was last written; 0 where it is not there, or not any more."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

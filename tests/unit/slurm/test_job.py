@@ -145,3 +145,28 @@ def test_a_run_without_steps_for_too_long_is_ended(tmp_path):
     one = the_record(tmp_path)
     assert (one.status, one.blames_node) == (-9, False)
     assert one.reason == "no step for 0.01 minutes"
+
+
+def test_a_command_that_shows_no_progress_is_not_taken_for_hung(tmp_path):
+    process = run_task(tmp_path, Work(name="c", command=("sleep", "1")), hang_minutes=0.001)
+    assert process.wait(TIMEOUT_S) == 0
+    assert the_record(tmp_path).status == 0
+
+
+def test_a_command_without_a_new_file_for_too_long_is_ended(tmp_path):
+    work = Work(name="c", command=("sleep", "600"), progress=tmp_path / "out")
+    process = run_task(tmp_path, work, hang_minutes=0.01)
+    assert process.wait(TIMEOUT_S) == 1
+    assert the_record(tmp_path).reason == f"nothing new in {tmp_path / 'out'} for 0.01 minutes"
+
+
+def test_a_command_that_fails_because_it_was_told_to_end_was_stopped(tmp_path):
+    text = "trap 'exit 1' TERM; touch ready; while :; do sleep 0.02; done"
+    process = run_task(tmp_path, Work(name="c", command=("bash", "-c", text)), directory=tmp_path)
+    deadline = time.monotonic() + TIMEOUT_S
+    while not (tmp_path / "ready").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(TIMEOUT_S) == 0
+    assert the_record(tmp_path).status == 75

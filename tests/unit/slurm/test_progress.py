@@ -1,6 +1,7 @@
 """How far a run is, by its files alone."""
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -79,3 +80,23 @@ def test_a_status_line_says_state_step_loss_and_time_left(tmp_path):
 @pytest.mark.parametrize(("seconds", "text"), [(45, "45s"), (750, "12m"), (11_100, "3h05m"), (187_200, "2d04h")])
 def test_durations_are_short(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_new_file_of_a_command_is_a_sign_of_life(tmp_path):
+    work = Work(name="c", command=("true",), progress=tmp_path / "out")
+    assert last_sign_of_life(work, 5.0) == 5.0
+    (tmp_path / "out" / "sub").mkdir(parents=True)
+    (tmp_path / "out" / "sub" / "0.tar").touch()
+    assert last_sign_of_life(work, 5.0) == (tmp_path / "out" / "sub" / "0.tar").stat().st_mtime
+
+
+def test_a_loss_that_is_no_number_is_shown_as_such_and_lines_without_one_do_not_hide_it(tmp_path):
+    lines = [{"step": 1, "time": 1.0, "loss/total": 2.0}, {"step": 2, "time": 2.0, "validation/loss": 3.0}]
+    write_lines(tmp_path, [*lines, 7, "text", {"other": 1}])
+    assert training_progress(training(tmp_path)).loss == 2.0
+    write_lines(tmp_path, [*lines, {"step": 3, "time": 3.0, "loss/total": None}])
+    assert math.isnan(training_progress(training(tmp_path)).loss)
+
+
+def write_lines(run_dir: Path, lines: list) -> None:
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
