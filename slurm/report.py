@@ -3,8 +3,10 @@
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from slurm import plot
 from slurm.report_page import make_charts, render_page, render_table
@@ -55,8 +57,17 @@ def report_command(options: argparse.Namespace) -> None:
         "points": [dataclasses.asdict(row) for row in rows],
         "groups": [dataclasses.asdict(group) for group in groups],
     }
-    write_whole(out / "report.json", json.dumps(content, indent=1) + "\n")
+    write_whole(out / "report.json", json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n")
     print(f"\n{out / 'report.html'}\n{out / 'report.png'}\n{out / 'report.json'}")
+
+
+def _without_nan(tree: Any) -> Any:
+    """JSON has no word for numbers that are none."""
+    if isinstance(tree, dict):
+        return {name: _without_nan(item) for name, item in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_without_nan(item) for item in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def parse_metrics(texts: Sequence[str], reduce: str) -> list[Metric]:

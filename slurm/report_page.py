@@ -98,6 +98,7 @@ def _spread(spread: Spread | None) -> str:
 
 
 def _markdown(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    head, *cells = ([text.replace("|", "\\|") for text in line] for line in [head, *cells])
     widths = [max(len(line[i]) for line in [head, *cells]) for i in range(len(head))]
     lines = [head, ["-" * width for width in widths], *cells]
     return "\n".join(

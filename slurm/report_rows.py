@@ -1,12 +1,12 @@
 """Folder of a sweep or pipeline and names of metrics in, a row for each point and means over some fields out."""
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from slurm.progress import read_metrics, read_summary
+from slurm.progress import read_json, read_metrics, read_summary
 from slurm.spec import JobSpec, Work, load_spec
 from slurm.state import DONE_STATE, ElementState, element_states
 from slurm.status import job_folders
@@ -126,15 +126,19 @@ def grouped(rows: Sequence[Row], over: Sequence[str]) -> list[Group]:
 
 
 def reduced(series: Sequence[float], how: str) -> float | None:
-    """One number of a series; None of an empty one."""
+    """One number of a series; None of an empty one. Smallest and largest are those of its numbers, if it has any."""
     if not series:
         return None
+    if how in ("min", "max"):
+        series = [value for value in series if not math.isnan(value)] or series
     if how == "mean10":
         return sum(series[-10:]) / len(series[-10:])
     return {"last": series[-1], "min": min(series), "max": max(series)}[how]
 
 
 def _steps(folder: Path, wanted: str | None) -> list[_Step]:
+    if not folder.is_dir():
+        raise SlurmError(f"{folder}: no such folder; give that of a sweep or pipeline")
     found = []
     for job in job_folders(folder):
         spec = load_spec(job)
@@ -179,9 +183,10 @@ def _joined(by_step: Mapping[str, Row], work: Work) -> Row:
 
 
 def _series(step: _Step, work: Work) -> tuple[dict[str, list[float]], int]:
-    """Logged values by metric (single ones of summaries and results too), and the last logged step."""
+    """Logged values by metric (single ones of summaries and results too), and the last logged step. What was logged and
+    was no number is `nan`: a run that has diverged is not shown with its last good value."""
     if work.results is not None:
-        numbers = _numbers(_read_json(work.results))
+        numbers = _numbers(read_json(work.results))
         return {f"{step.name}.{name}": [value] for name, value in numbers.items()}, 0
     if work.run_dir is None:
         return {}, 0
@@ -191,18 +196,9 @@ def _series(step: _Step, work: Work) -> tuple[dict[str, list[float]], int]:
     for entry in read_metrics(work.run_dir):
         last_step = int(entry["step"])
         for name, value in entry.items():
-            if name not in ("step", "time") and isinstance(value, int | float):
-                logged.setdefault(name, []).append(value)
+            if name not in ("step", "time") and isinstance(value, int | float | None):
+                logged.setdefault(name, []).append(math.nan if value is None else value)
     return series | logged, last_step
-
-
-def _read_json(path: Path) -> Any:
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SlurmError(f"{path}: is no JSON ({error}); make it again") from error
 
 
 def _numbers(tree: Any, place: str = "") -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The report of a sweep: every point with its state, its value or its error."""
 
 import json
+import math
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
@@ -197,3 +198,32 @@ def test_metrics_may_have_labels():
     for texts in (["=a"], ["a="], ["x=a", "x=b"]):
         with pytest.raises(SlurmError, match="--metric"):
             parse_metrics(texts, "last")
+
+
+def test_a_run_that_diverged_is_not_shown_with_its_last_good_value(sweep, capsys):
+    with (sweep / "1e-4" / "metrics.jsonl").open("w") as file:
+        for step, loss in enumerate([3.0, 2.0, None]):
+            file.write(json.dumps({"step": step, "time": step, "loss/total": loss}) + "\n")
+    assert main(["report", str(sweep)]) == 0
+    assert "| 1e-4     | nan        |" in capsys.readouterr().out
+    text = (sweep / "report.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["points"][0]["metrics"] == {"loss/total": None}
+    assert [reduced([3.0, math.nan, 1.0], how) for how in ("min", "max")] == [1.0, 3.0]
+    assert math.isnan(reduced([math.nan], "min"))
+
+
+def test_a_sweep_of_which_every_point_failed_has_a_report(sweep, capsys):
+    for name in ("1e-4", "1e-3"):
+        (sweep / name / "metrics.jsonl").unlink()
+    (sweep / "1e-4" / "summary.json").unlink()
+    for i in range(4):
+        failed = start(0, records.CRASHED, job=f"7_{i}", reason="no data")
+        records.save_attempts(sweep, i, Attempts(starts=(failed,)))
+    assert main(["report", str(sweep), "--metric", "whatever"]) == 0
+    assert capsys.readouterr().out.count("failed: no data") == 4
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path, capsys):
+    assert main(["report", str(tmp_path / "none")]) == 2
+    assert "none: no such folder" in capsys.readouterr().err
