@@ -1,5 +1,6 @@
 """A working tree or a named commit in, a copy of it in the job folder out: later edits cannot change a queued job."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -7,13 +8,17 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from slurm.typed import SlurmError, write_whole
 
-SNAPSHOT = "snapshot"
+SNAPSHOT, PARTIAL = "snapshot", "snapshot.partial"
 RECORD = "snapshot.json"
 ROOT = Path(__file__).resolve().parents[1]
+MOST_ADDED_MIB = 64
+"""Files that git does not know are copied too, up to so much."""
 
 
 def take_snapshot(folder: Path, commit: str | None, root: Path = ROOT) -> Path:
@@ -25,9 +30,9 @@ def take_snapshot(folder: Path, commit: str | None, root: Path = ROOT) -> Path:
         root: of the repository.
 
     Raises:
-        SlurmError: no git repository, or no such commit.
+        SlurmError: no git repository, no such commit, or data among the files that git does not know.
     """
-    final, partial = folder / SNAPSHOT, folder / (SNAPSHOT + ".partial")
+    final, partial = folder / SNAPSHOT, folder / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     if commit is None:
@@ -46,17 +51,56 @@ def take_snapshot(folder: Path, commit: str | None, root: Path = ROOT) -> Path:
     return final
 
 
+@contextlib.contextmanager
+def code_of(commit: str | None, root: Path = ROOT) -> Iterator[Path]:
+    """Where the code of a commit can be read for a while; of the working tree that is the root itself.
+
+    Raises:
+        SlurmError: no such commit.
+    """
+    if commit is None:
+        yield root
+        return
+    with tempfile.TemporaryDirectory() as place:
+        _extract_commit(root, commit, Path(place))
+        yield Path(place)
+
+
 def _copy_tree(root: Path, to: Path) -> None:
     """Folders of other jobs are left out, wherever they lie: they hold copies of the code themselves."""
-    listed = list(filter(None, _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")))
-    job_folders = {str(Path(name).parent) for name in listed if Path(name).name == RECORD}
-    for name in listed:
+    tracked, added = (_listed(root, option) for option in ("--cached", "--others"))
+    job_folders = {str(Path(name).parent) for name in (*tracked, *added) if Path(name).name == RECORD}
+    tracked, added = ([name for name in names if not _is_within(name, job_folders)] for names in (tracked, added))
+    _check_size(root, added)
+    for name in (*tracked, *added):
         source = root / name
-        in_job = any(str(parent) in job_folders for parent in Path(name).parents)
-        if in_job or not (source.is_file() or source.is_symlink()):
-            continue
-        (to / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source, to / name, follow_symlinks=False)
+        if source.is_file() or source.is_symlink():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, to / name, follow_symlinks=False)
+
+
+def _listed(root: Path, option: str) -> list[str]:
+    """Files that git tracks (`--cached`), or neither tracks nor ignores (`--others`)."""
+    return list(filter(None, _git(root, "ls-files", "-z", option, "--exclude-standard").split("\0")))
+
+
+def _is_within(name: str, folders: set[str]) -> bool:
+    return any(str(parent) in folders for parent in Path(name).parents)
+
+
+def _check_size(root: Path, added: Sequence[str]) -> None:
+    """Refuse to copy data: shards and weights that lie in the working tree are no code."""
+    sizes: Counter[str] = Counter()
+    for name in added:
+        if (root / name).is_file():
+            sizes[name.partition("/")[0]] += (root / name).stat(follow_symlinks=False).st_size
+    if sizes.total() > MOST_ADDED_MIB << 20:
+        most = ", ".join(f"{name} ({size / 2**20:.0f} MiB)" for name, size in sizes.most_common(3))
+        raise SlurmError(
+            f"{root}: files that git neither tracks nor ignores would be copied with the code, and take "
+            f"{sizes.total() / 2**20:.0f} MiB, more than {MOST_ADDED_MIB}: {most}; name data in .gitignore or "
+            ".git/info/exclude, or move it out of the working tree"
+        )
 
 
 def _extract_commit(root: Path, commit: str, to: Path) -> None:
@@ -73,7 +117,9 @@ def _extract_commit(root: Path, commit: str, to: Path) -> None:
 
 def _git(root: Path, *arguments: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, encoding="utf-8", errors="surrogateescape", check=False
+        )
     except FileNotFoundError as error:
         raise SlurmError("git is not installed; the code of a job is copied from a git repository") from error
     if done.returncode != 0:
@@ -86,5 +132,5 @@ def _digest(root: Path, names: list[str]) -> str:
     for name in names:
         path = root / name
         content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
-        digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
+        digest.update(os.fsencode(name) + b"\0" + hashlib.sha256(content).digest())
     return digest.hexdigest()

@@ -1,12 +1,14 @@
 """The code of a job is a copy: of the working tree, or of a commit."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from slurm.snapshot import take_snapshot
+from slurm import snapshot
+from slurm.snapshot import code_of, take_snapshot
 from slurm.typed import SlurmError
 
 
@@ -66,3 +68,29 @@ def test_an_unknown_commit_or_no_repository_is_refused(tmp_path, root):
     with pytest.raises(SlurmError, match="has to lie in a git repository"):
         take_snapshot(tmp_path / "job2", None, tmp_path / "plain")
     assert not (tmp_path / "job" / "snapshot").exists()
+
+
+def test_data_among_the_files_that_git_does_not_know_is_not_copied(tmp_path, root, monkeypatch):
+    monkeypatch.setattr(snapshot, "MOST_ADDED_MIB", 1)
+    (root / "shards").mkdir()
+    (root / "shards" / "0.tar").write_bytes(bytes(3 << 20))
+    with pytest.raises(SlurmError, match=r"take 3 MiB, more than 1: shards \(3 MiB\).*gitignore"):
+        take_snapshot(tmp_path / "job", None, root)
+    assert not (tmp_path / "job" / "snapshot").exists()
+    git(root, "add", "shards")
+    assert "shards/0.tar" in names(take_snapshot(tmp_path / "job", None, root))
+
+
+def test_names_that_are_no_text_are_copied(tmp_path, root):
+    odd = os.fsdecode(b"caf\xe9 \xc3\xa9.py")
+    (root / odd).write_text("x")
+    taken = take_snapshot(tmp_path / "job", None, root)
+    assert (taken / odd).read_text() == "x"
+
+
+def test_the_code_of_a_commit_can_be_looked_at(root):
+    with code_of("HEAD", root) as code:
+        assert (code / "package" / "a.py").read_text() == "old"
+    assert not code.exists()
+    with code_of(None, root) as code:
+        assert code == root
