@@ -3,8 +3,10 @@
 The file lies beside the directory, since a run may move its directory aside.
 """
 
+import contextlib
 import os
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +31,9 @@ class Owner:
 
 
 def lock_path(run_dir: Path) -> Path:
-    """The lock of a run directory."""
-    return run_dir.with_name(run_dir.name + ".lock")
+    """The lock of a run directory, the same one by whatever path it is reached."""
+    real = run_dir.resolve()
+    return real.with_name(real.name + ".lock")
 
 
 def owner_here(folder: Path, job: str | None = None) -> Owner:
@@ -38,7 +41,7 @@ def owner_here(folder: Path, job: str | None = None) -> Owner:
     return Owner(job=job, host=socket.gethostname(), pid=os.getpid(), folder=str(folder))
 
 
-def acquire(run_dir: Path, owner: Owner) -> None:
+def acquire(run_dir: Path, owner: Owner, what: str = "run_dir") -> None:
     """Take the lock; one that a dead job or process left is taken over, and so is a starting job's own.
 
     Raises:
@@ -53,11 +56,25 @@ def acquire(run_dir: Path, owner: Owner) -> None:
             try:
                 os.link(temporary, path)
             except FileExistsError:
-                _remove_dead(path, run_dir, owner)
+                _remove_dead(path, f"{what} {run_dir}", owner)
             else:
                 return
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def only_here(folder: Path) -> Iterator[None]:
+    """Keep other submissions out of a folder while this one lasts.
+
+    Raises:
+        SlurmError: another one is in it.
+    """
+    acquire(folder, owner_here(folder), what="--folder")
+    try:
+        yield
+    finally:
+        release(folder, folder)
 
 
 def hand_over(run_dir: Path, owner: Owner) -> None:
@@ -71,14 +88,14 @@ def hand_over(run_dir: Path, owner: Owner) -> None:
 def release(run_dir: Path, folder: Path) -> None:
     """Give the lock back, if a job of this folder holds it."""
     path = lock_path(run_dir)
-    if path.is_file() and from_json(Owner, path).folder == str(folder):
+    if path.is_file() and _read(path).folder == str(folder):
         path.unlink(missing_ok=True)
 
 
 def holder(run_dir: Path) -> Owner | None:
     """Who holds it, dead or alive."""
     path = lock_path(run_dir)
-    return from_json(Owner, path) if path.is_file() else None
+    return _read(path) if path.is_file() else None
 
 
 def is_alive(owner: Owner) -> bool:
@@ -96,9 +113,16 @@ def is_alive(owner: Owner) -> bool:
     return True
 
 
-def _remove_dead(path: Path, run_dir: Path, claimant: Owner) -> None:
+def _read(path: Path) -> Owner:
     try:
-        owner = from_json(Owner, path)
+        return from_json(Owner, path)
+    except SlurmError as error:
+        raise SlurmError(f"{error}; if no job writes into the directory beside it, remove it") from error
+
+
+def _remove_dead(path: Path, named: str, claimant: Owner) -> None:
+    try:
+        owner = _read(path)
     except SlurmError:
         if not path.exists():
             return
@@ -107,14 +131,14 @@ def _remove_dead(path: Path, run_dir: Path, claimant: Owner) -> None:
     if not same and is_alive(owner):
         what = f"job {owner.job}" if owner.job else f"process {owner.pid}"
         raise SlurmError(
-            f"run_dir {run_dir}: held by {what}, submitted on {owner.host} from {owner.folder}; wait for it, cancel "
-            f"it, or give another run_dir (if it is surely gone: remove {path})"
+            f"{named}: held by {what}, submitted on {owner.host} from {owner.folder}; wait for it, cancel "
+            f"it, or give another {named.split()[0]} (if it is surely gone: remove {path})"
         )
     grave = path.with_name(f".{path.name}.dead.{claimant.host}.{os.getpid()}")
     try:
         path.rename(grave)
     except FileNotFoundError:
         return
-    if from_json(Owner, grave) != owner:
+    if _read(grave) != owner:
         os.link(grave, path)
     grave.unlink()

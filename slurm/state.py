@@ -5,9 +5,11 @@ from pathlib import Path
 
 from slurm import attempts as records
 from slurm.cluster import JobState, has_sbatch, job_states
+from slurm.job import last_words
 from slurm.spec import JobSpec, load_ids
 
-DONE_STATE, FAILED_STATE = "done", "failed"
+DONE_STATE, FAILED_STATE, UNKNOWN_STATE = "done", "failed", "unknown"
+WAITING_STATE, RUNNING_STATE = OPEN_STATES = "waiting", "running"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +17,7 @@ class ElementState:
     """Of one element.
 
     Attributes:
-        state: waiting, running, done, failed, cancelled, not submitted.
+        state: waiting, running, done, failed, cancelled, not submitted, unknown (no SLURM here to ask).
         reason: why it waits or failed.
         job: SLURM's id; empty before submission.
         starts: how often it was started.
@@ -34,12 +36,12 @@ def element_states(folder: Path, spec: JobSpec, queue: dict[str, JobState] | Non
 
     Args:
         queue: what `job_states` gave; asked for where None and some element may still be in it. Without SLURM here the
-            attempts alone speak.
+            attempts alone speak, and what may be going on is unknown.
     """
     ids = load_ids(folder)
     if queue is None:
         open_ones = [i for i in range(len(ids)) if not _is_final(records.load_attempts(folder, i), ids[i])]
-        queue = job_states() if open_ones and has_sbatch() else {}
+        queue = job_states() if open_ones and has_sbatch() else None
     return [_element(folder, i, ids[i] if i < len(ids) else "", queue) for i in range(len(spec.works))]
 
 
@@ -50,12 +52,17 @@ def _is_final(attempts: records.Attempts, job: str) -> bool:
     return attempts.done or (last is not None and ended and last.outcome != records.ENDED_BY_SLURM)
 
 
-def _element(folder: Path, index: int, job: str, queue: dict[str, JobState]) -> ElementState:
+def _element(folder: Path, index: int, job: str, queue: dict[str, JobState] | None) -> ElementState:
     attempts = records.load_attempts(folder, index)
     if attempts.done:
         return ElementState(state=DONE_STATE, reason="", job=job, starts=len(attempts.starts), crashes=attempts.crashes)
-    attempts = attempts.of(job)
-    state, reason = _state(attempts, queue.get(job), submitted=bool(job))
+    final, attempts = _is_final(attempts, job), attempts.of(job)
+    if queue is None and job and not final:
+        state, reason = UNKNOWN_STATE, "no SLURM here to ask"
+    else:
+        state, reason = _state(attempts, (queue or {}).get(job), submitted=bool(job))
+    if state == FAILED_STATE and not attempts.starts:
+        reason = f"never started: {_batch_words(folder, job) or 'cancelled, or a job it waited for failed'}"
     return ElementState(state=state, reason=reason, job=job, starts=len(attempts.starts), crashes=attempts.crashes)
 
 
@@ -65,13 +72,19 @@ def _state(attempts: records.Attempts, queued: JobState | None, *, submitted: bo
         return "not submitted", ""
     before = f"; before: {last.reason}" if last is not None and last.reason else ""
     if queued is not None and queued.state == "PENDING":
-        return "waiting", queued.reason + before
+        return WAITING_STATE, queued.reason + before
     if queued is not None and not (last is not None and last.ended is not None and not last.requeued):
-        return "running", f"on {queued.nodes}"
+        return RUNNING_STATE, f"on {queued.nodes}"
     if last is None:
-        return FAILED_STATE, "never started: cancelled, or a job it waited for failed"
+        return FAILED_STATE, "never started"
     if last.outcome == records.OPEN:
         return FAILED_STATE, "ended without a word: cancelled, or its node failed"
     if last.outcome == records.ENDED_BY_SLURM:
         return "cancelled", last.reason
     return FAILED_STATE, last.reason
+
+
+def _batch_words(folder: Path, job: str) -> str:
+    """What the batch script said before it came to note its start."""
+    log = folder / f"{job}_0_log.err"
+    return last_words(log) if log.is_file() else ""

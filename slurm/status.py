@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slurm.cluster import JobState, has_sbatch, job_states
-from slurm.progress import training_progress
+from slurm.progress import saved, training_progress
 from slurm.snapshot import SNAPSHOT
 from slurm.spec import SPEC_FILE, Work, load_spec
 from slurm.state import DONE_STATE, FAILED_STATE, ElementState, element_states
@@ -24,20 +24,28 @@ def add_status_options(parser: argparse.ArgumentParser) -> None:
 
 
 def status_command(options: argparse.Namespace) -> None:
-    """`python -m slurm status`."""
+    """`python -m slurm status`; a folder that cannot be read does not hide the others."""
     folders = options.folders or sorted(path for path in FOLDERS.glob("*") if path.is_dir())
     if not folders:
         raise SlurmError(f"{FOLDERS}: holds no jobs; give the folder of one")
-    queue = job_states() if has_sbatch() else {}
+    queue = job_states() if has_sbatch() else None
+    problems = []
     for folder in folders:
-        if not folder.is_dir():
-            raise SlurmError(f"{folder}: no such folder")
-        inside = job_folders(folder)
-        if not inside:
-            raise SlurmError(f"{folder}: has no {SPEC_FILE}; give the folder of a job, sweep or pipeline")
-        print(folder)
-        for one in inside:
-            print("\n".join(job_lines(one, queue)))
+        try:
+            print("\n".join([str(folder), *_folder_lines(folder, queue)]))
+        except SlurmError as error:
+            problems.append(str(error))
+    if problems:
+        raise SlurmError("\n".join(problems))
+
+
+def _folder_lines(folder: Path, queue: dict[str, JobState] | None) -> list[str]:
+    if not folder.is_dir():
+        raise SlurmError(f"{folder}: no such folder")
+    inside = job_folders(folder)
+    if not inside:
+        raise SlurmError(f"{folder}: has no {SPEC_FILE}; give the folder of a job, sweep or pipeline")
+    return [line for one in inside for line in job_lines(one, queue)]
 
 
 def job_folders(folder: Path) -> list[Path]:
@@ -47,7 +55,7 @@ def job_folders(folder: Path) -> list[Path]:
     return sorted(spec.parent for spec in folder.glob(f"*/{SPEC_FILE}") if spec.parent.name != SNAPSHOT)
 
 
-def job_lines(folder: Path, queue: dict[str, JobState]) -> list[str]:
+def job_lines(folder: Path, queue: dict[str, JobState] | None) -> list[str]:
     """A line for each element of a job, or a summary of many."""
     spec = load_spec(folder)
     states = element_states(folder, spec, queue)
@@ -72,6 +80,8 @@ def element_line(work: Work, state: ElementState) -> str:
             parts.append(f"{duration(progress.seconds_left)} left")
             if progress.age_s is not None and progress.age_s > 300:
                 parts.append(f"last step {duration(progress.age_s)} ago")
+    if work.progress is not None and (files := saved(work)) > 0:
+        parts.append(f"{files} files")
     parts.append(f"{state.starts} starts, {state.crashes} crashed" if state.starts > 1 else "")
     parts.append(state.reason if state.state != DONE_STATE else "")
     return "  ".join(part for part in parts if part)

@@ -151,7 +151,13 @@ def _build_dataclass(kind: Any, value: Any, where: str, problems: list[str]) -> 
         return None
 
 
-_EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+_EXPECTED = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text (put it into quotes)",
+    Path: "a path",
+}
 
 
 def _build_plain(kind: type, value: Any, where: str, problems: list[str]) -> Any:
@@ -181,4 +187,6 @@ def _build_item(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
 def _text(value: Any) -> str:
     if isinstance(value, list | dict):
         return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf).strip()
+    if value is None:
+        return "null"
     return ("true" if value else "false") if isinstance(value, bool) else str(value)

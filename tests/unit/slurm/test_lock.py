@@ -8,7 +8,7 @@ import pytest
 
 from slurm import lock
 from slurm.cluster import JobState
-from slurm.lock import acquire, hand_over, holder, lock_path, owner_here, release
+from slurm.lock import acquire, hand_over, holder, lock_path, only_here, owner_here, release
 from slurm.typed import SlurmError
 
 RUNNING = JobState(state="RUNNING", reason="None", nodes="n1")
@@ -68,3 +68,29 @@ def test_only_the_folder_that_holds_it_gives_it_back(tmp_path, queue):
     assert holder(tmp_path / "a").job == "17"
     release(tmp_path / "a", tmp_path / "mine")
     assert not lock_path(tmp_path / "a").exists()
+
+
+def test_one_directory_has_one_lock_by_whatever_path_it_is_reached(tmp_path, queue):
+    queue["17"] = RUNNING
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    acquire(tmp_path / "runs" / "a", owner_here(tmp_path / "job", "17"))
+    for path in (tmp_path / "runs" / ".." / "runs" / "a", tmp_path / "link" / "a"):
+        with pytest.raises(SlurmError, match="held by job 17"):
+            acquire(path, owner_here(tmp_path / "other", "18"))
+
+
+def test_a_damaged_lock_is_named_with_what_to_do(tmp_path, queue):
+    lock_path(tmp_path / "a").write_text('{"job": "1')
+    for look in (lambda: holder(tmp_path / "a"), lambda: acquire(tmp_path / "a", owner_here(tmp_path))):
+        with pytest.raises(SlurmError, match=r"a\.lock: cannot be read: .*remove it"):
+            look()
+
+
+def test_a_folder_is_submitted_into_by_one_at_a_time(tmp_path, queue):
+    with (
+        only_here(tmp_path / "job"),
+        pytest.raises(SlurmError, match=f"--folder {tmp_path / 'job'}: held by process .*another --folder"),
+    ):
+        acquire(tmp_path / "job", owner_here(tmp_path / "job"), what="--folder")
+    assert list(tmp_path.iterdir()) == []

@@ -42,14 +42,14 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, text, said):
 def test_in_mappings_anything_may_stand_for_a_text(tmp_path):
     file = tmp_path / "p.yaml"
     file.write_text(
-        "name: p\nsteps: [{name: s, command: x}]\nvalues: {steps: 5, rate: 0.1, exact: true}\n"
+        "name: p\nsteps: [{name: s, command: x}]\nvalues: {steps: 5, rate: 0.1, exact: true, nothing: null}\n"
         "points: [{sets: [[{name: a, path: '{root}/a', weight: 0.5}], []]}, {seed: 1}]\n"
     )
     with pytest.raises(SlurmError, match="points.1.seed: got 1, expected a list"):
         load_yaml(Pipeline, file, "pipeline")
     file.write_text(file.read_text().replace("{seed: 1}", "{seed: [1]}"))
     made = load_yaml(Pipeline, file, "pipeline")
-    assert made.values == {"steps": "5", "rate": "0.1", "exact": "true"}
+    assert made.values == {"steps": "5", "rate": "0.1", "exact": "true", "nothing": "null"}
     assert made.points[1] == {"seed": ("1",)}
     first, second = made.points[0]["sets"]
     assert yaml.safe_load(first) == [{"name": "a", "path": "{root}/a", "weight": 0.5}]
