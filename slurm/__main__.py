@@ -1,4 +1,4 @@
-"""Command line in, jobs, tables and plots out: `python -m slurm submit|sweep|pipeline|status|report`."""
+"""Command line in, jobs, tables and plots out: `python -m slurm submit|sweep|pipeline|again|status|report`."""
 
 import sys
 

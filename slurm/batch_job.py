@@ -19,8 +19,10 @@ from slurm.job import Task
 from slurm.lock import acquire, hand_over, owner_here, release
 from slurm.resources import Resources, minutes
 from slurm.snapshot import SNAPSHOT, take_snapshot
-from slurm.spec import JobSpec, save_ids, save_spec
-from slurm.typed import SlurmError
+from slurm.spec import SPEC_FILE, JobSpec, load_ids, save_ids, save_spec
+from slurm.typed import SlurmError, to_json, write_whole
+
+ASKED_FILE = "asked.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,14 @@ class BatchJob:
         return self.snapshot or self.folder / SNAPSHOT
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a job was submitted with, kept in its folder for `slurm.again`."""
+
+    resources: Resources
+    throttle: int | None = None
+
+
 def batch_script(job: BatchJob) -> str:
     """The script that sbatch gets."""
     count = len(job.spec.works)
@@ -75,69 +85,75 @@ def submit(job: BatchJob) -> tuple[str, ...]:
     Raises:
         SlurmError: the folder is in use, a run directory is held by another job, or sbatch refuses.
     """
-    if (job.folder / "spec.json").exists():
+    if (job.folder / SPEC_FILE).exists():
         raise SlurmError(f"--folder {job.folder}: holds a job already; give another, or remove it")
     made = not job.folder.exists()
     job.folder.mkdir(parents=True, exist_ok=True)
     job.folder.chmod(0o700)
-    taken: list[Path] = []
     try:
-        for name, source in job.files.items():
-            shutil.copyfile(source, job.folder / name)
         if job.snapshot is None:
             take_snapshot(job.folder, job.commit)
-        ids = _submit_with_locks(job, taken)
+        return submit_again(job)
+    except BaseException:
+        if made and not load_ids(job.folder):
+            shutil.rmtree(job.folder)
+        raise
+
+
+def submit_again(job: BatchJob) -> tuple[str, ...]:
+    """Submit a job in a folder that has its code; elements that are done end at once, training goes on from its
+    checkpoints.
+
+    Returns:
+        SLURM's ids of the elements.
+
+    Raises:
+        SlurmError: a run directory is held by another job, or sbatch refuses.
+    """
+    run_dirs, taken = [work.run_dir for work in job.spec.works], list[Path]()
+    try:
+        for run_dir in filter(None, run_dirs):
+            acquire(run_dir, owner_here(job.folder))
+            taken.append(run_dir)
+        for name, source in job.files.items():
+            shutil.copyfile(source, job.folder / name)
+        save_spec(job.folder, job.spec)
+        write_whole(job.folder / ASKED_FILE, to_json(Asked(resources=job.asked, throttle=job.throttle)))
+        ids = _sbatch(job)
+        save_ids(job.folder, ids)
+        for held, job_id in zip(run_dirs, ids, strict=True):
+            if held is not None:
+                hand_over(held, owner_here(job.folder, job_id))
     except BaseException:
         for run_dir in taken:
             release(run_dir, job.folder)
-        if made:
-            shutil.rmtree(job.folder)
         raise
     return ids
 
 
-def _submit_with_locks(job: BatchJob, taken: list[Path]) -> tuple[str, ...]:
-    run_dirs = [work.run_dir for work in job.spec.works]
-    for run_dir in filter(None, run_dirs):
-        acquire(run_dir, owner_here(job.folder))
-        taken.append(run_dir)
-    save_spec(job.folder, job.spec)
-    ids = resubmit(job)
-    for held, job_id in zip(run_dirs, ids, strict=True):
-        if held is not None:
-            hand_over(held, owner_here(job.folder, job_id))
-    return ids
-
-
-def resubmit(job: BatchJob) -> tuple[str, ...]:
-    """Submit a job whose folder is ready; a failed one starts anew from its checkpoints.
-
-    Raises:
-        SlurmError: sbatch refuses.
-    """
+def _sbatch(job: BatchJob) -> tuple[str, ...]:
     executor = SlurmExecutor(folder=job.folder, python=_python(job))
     executor.update_parameters(**_parameters(job))
     tasks = [Task(folder=job.folder, index=i) for i in range(len(job.spec.works))]
     try:
-        with _outside_any_job():
+        with _script_alone_decides(job.asked):
             jobs = executor.submit_array(tasks) if len(tasks) > 1 else [executor.submit(tasks[0])]
     except (FailedJobError, FailedSubmissionError) as error:
         raise SlurmError(f"sbatch refuses the job: {str(error).strip()}") from error
-    ids = tuple(one.job_id for one in jobs)
-    save_ids(job.folder, ids)
-    return ids
+    return tuple(one.job_id for one in jobs)
 
 
 def _parameters(job: BatchJob) -> dict[str, Any]:
     asked, spec = job.asked, job.spec
     extra: dict[str, Any] = {"requeue": True, "chdir": str(spec.directory), "kill-on-invalid-dep": "yes"}
+    gpus = f"{asked.gpu_type}:{asked.gpus_per_node}" if asked.gpu_type else asked.gpus_per_node
     plain: dict[str, Any] = {
         "job_name": spec.name,
         "time": minutes(asked.time or "60"),
         "nodes": spec.nodes,
         "ntasks_per_node": spec.tasks_per_node,
         "cpus_per_task": asked.cpus_per_task,
-        "gpus_per_node": asked.gpus_per_node if asked.device == "gpu" else None,
+        "gpus_per_node": gpus if asked.device == "gpu" else None,
         "partition": asked.partition,
         "account": asked.account,
         "qos": asked.qos,
@@ -150,11 +166,17 @@ def _parameters(job: BatchJob) -> dict[str, Any]:
     }
     return {
         **{name: value for name, value in plain.items() if value is not None},
+        "wckey": None,  # submitit would ask for one of its own, which accounting may refuse
         "setup": _setup(job),
         "teardown": _teardown(job),
         "srun_args": _srun_arguments(job),
-        "additional_parameters": {**extra, **(asked.sbatch or {})},
+        "additional_parameters": {**extra, **_further(asked.sbatch or {})},
     }
+
+
+def _further(options: Mapping[str, str]) -> dict[str, str | bool]:
+    """Further options of sbatch; `true` stands for one without a value, `false` for none."""
+    return {name: True if text == "true" else text for name, text in options.items() if text != "false"}
 
 
 def _dependency(job: BatchJob) -> str | None:
@@ -163,10 +185,12 @@ def _dependency(job: BatchJob) -> str | None:
 
 
 def _setup(job: BatchJob) -> list[str]:
-    """Lines before srun. The traps keep bash, which has to judge the start, alive through SLURM's signals."""
-    lines = ["trap : TERM USR1 USR2"]
+    """Lines before srun. The traps keep bash, which has to judge the start, alive through SLURM's signals; so does
+    undoing what a setup file may have set: `set -e` would end the script with the first failed rank."""
+    stay = "trap : TERM USR1 USR2"
+    lines = [stay]
     if job.asked.setup is not None:
-        lines.append(f"source {shlex.quote(str(job.asked.setup))}")
+        lines += [f"source {shlex.quote(str(job.asked.setup))}", "set +eu", stay]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in (job.asked.environment or {}).items()]
     lines += [
         f"export PYTHONPATH={shlex.quote(str(job.code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
@@ -186,41 +210,61 @@ def _hook(job: BatchJob, action: str) -> str:
 
 
 def _srun_arguments(job: BatchJob) -> list[str]:
-    """Since SLURM 22.05 srun does not take the cores of a task from sbatch; nor does it end ranks for a crashed one."""
-    arguments = ["--kill-on-bad-exit=1"]
+    """Since SLURM 22.05 srun does not take the cores of a task from sbatch; nor does it end ranks for a crashed one.
+
+    Ranks get the script's environment even where sbatch was told to start with none.
+    """
+    arguments = ["--kill-on-bad-exit=1", "--export=ALL"]
     if job.asked.cpus_per_task:
         arguments.append(f"--cpus-per-task={job.asked.cpus_per_task}")
     if job.asked.container and not _is_apptainer(job.asked.container):
-        mounts = ",".join(f"{path}:{path}" for path in (job.spec.directory, job.folder))
-        arguments += [f"--container-image={job.asked.container}", f"--container-mounts={mounts}"]
+        arguments += [f"--container-image={job.asked.container}", f"--container-mounts={','.join(_mounts(job))}"]
     return arguments
 
 
 def _python(job: BatchJob) -> str:
     """How a rank's Python is started."""
-    image, inside = job.asked.container, job.asked.container_python or "python3"
+    image, inside = job.asked.container, shlex.quote(job.asked.container_python or "python3")
     if image is None:
         return shlex.quote(sys.executable)
     if not _is_apptainer(image):
         return inside
     gpus = " --nv" if job.asked.device == "gpu" else ""
-    binds = f"--bind {shlex.quote(str(job.spec.directory))} --bind {shlex.quote(str(job.folder))}"
+    binds = " ".join(f"--bind {shlex.quote(mount)}" for mount in _mounts(job))
     return f"apptainer exec{gpus} {binds} {shlex.quote(image)} {inside}"
+
+
+def _mounts(job: BatchJob) -> list[str]:
+    """`HOST:INSIDE` of what ranks in a container see: where they run, the job, its code, where runs are kept, and what
+    was asked for."""
+    parents = {work.run_dir.parent for work in job.spec.works if work.run_dir is not None}
+    seen = {job.spec.directory, job.folder, job.code, *parents}
+    outermost = sorted(str(path) for path in seen if not seen & set(path.parents))
+    asked = (job.asked.container_mounts or "").split(",")
+    return [mount if ":" in mount else f"{mount}:{mount}" for mount in [*outermost, *filter(None, asked)]]
 
 
 def _is_apptainer(image: str) -> bool:
     return image.endswith(".sif")
 
 
+_STRONGER = (
+    *("TIMELIMIT", "SIGNAL", "REQUEUE", "NO_REQUEUE", "JOB_NAME", "ARRAY_INX"),
+    *("OUTPUT", "ERROR", "OPEN_MODE", "WAIT"),
+)
+
+
 @contextlib.contextmanager
-def _outside_any_job() -> Iterator[None]:
-    """Without the variables of a job this process may run in: sbatch would take them as options."""
-    prefixes = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_")
-    inner = "SLURM_JOB_ID" in os.environ
+def _script_alone_decides(asked: Resources) -> Iterator[None]:
+    """Without variables that sbatch would prefer to the options in the script: those of a job this process may run in,
+    and SBATCH_ ones of options that the script has."""
+    given = [n.upper() for n in ("partition", "account", "qos", "constraint") if getattr(asked, n)]
+    names = {f"SBATCH_{name}" for name in (*_STRONGER, *given)}
+    inner = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_") if "SLURM_JOB_ID" in os.environ else ()
     removed = {
         name: os.environ.pop(name)
         for name in list(os.environ)
-        if inner and name.startswith(prefixes) and name != "SLURM_CONF"
+        if name != "SLURM_CONF" and (name.startswith(inner) or name in names)
     }
     try:
         yield

@@ -1,9 +1,10 @@
-"""Arguments of `python -m slurm` in, one command run, its exit status out: 0 done, 2 something to be changed."""
+"""Arguments of `python -m slurm` in, one command run, its exit status out: 0 done, 1 failure, 2 change something."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
+from slurm.again import add_again_options, again_command
 from slurm.pipeline import add_pipeline_options, pipeline_command
 from slurm.report import add_report_options, report_command
 from slurm.status import add_status_options, status_command
@@ -11,7 +12,7 @@ from slurm.submit import add_job_options, submit_command
 from slurm.sweep import add_sweep_options, sweep_command
 from slurm.typed import SlurmError
 
-USAGE = 2
+FAILURE, USAGE = 1, 2
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str]) -> int:
             sweep_command(options, overrides)
         elif options.command == "pipeline":
             pipeline_command(options, overrides)
+        elif options.command == "again":
+            again_command(options)
         elif options.command == "status":
             status_command(options)
         else:
@@ -37,6 +40,9 @@ def main(arguments: Sequence[str]) -> int:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return USAGE
+    except OSError as error:
+        print(f"error: {error.filename or options.command}: {error.strerror or error}", file=sys.stderr)
+        return FAILURE
     return 0
 
 
@@ -52,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     add_pipeline_options(
         commands.add_parser("pipeline", help="steps chained by dependencies", epilog=values, allow_abbrev=False)
     )
+    add_again_options(commands.add_parser("again", help="what failed of a job or sweep", allow_abbrev=False))
     add_status_options(commands.add_parser("status", help="state, step, loss and time left of jobs"))
     add_report_options(commands.add_parser("report", help="table and plots of a sweep"))
     return parser

@@ -1,6 +1,8 @@
 """A recipe and its overrides in, what the cluster code needs of it out, and the trainer's verdict where torch is."""
 
+import dataclasses
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -14,6 +16,7 @@ import yaml
 from slurm.typed import SlurmError, read_yaml
 
 DRY_RUN_TIMEOUT_S = 900
+REFUSED = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,23 @@ class RecipeFacts:
     stage: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the trainer is asked about.
+
+    Attributes:
+        name: for messages.
+        recipe, ds_config, overrides: of it.
+        world_size: ranks.
+    """
+
+    name: str
+    recipe: Path
+    ds_config: Path
+    overrides: Sequence[str]
+    world_size: int
+
+
 def recipe_facts(recipe: Path, overrides: Sequence[str], directory: Path) -> RecipeFacts:
     """Run directory, steps and stage of a recipe with its overrides.
 
@@ -40,15 +60,19 @@ def recipe_facts(recipe: Path, overrides: Sequence[str], directory: Path) -> Rec
         directory: to which a relative run directory belongs.
 
     Raises:
-        SlurmError: no such file, an override of another form, or no run_dir.
+        SlurmError: no such file, an override of another form or whose value is not YAML, or no run_dir.
     """
     tree = read_yaml(recipe, "recipe")
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals or not all(name.split(".")):
             raise SlurmError(f"command line: got {override!r}, expected section.field=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise SlurmError(f"command line: {override!r}: the value is not YAML: {error}") from error
         if "." not in name:
-            tree[name] = yaml.safe_load(text)
+            tree[name] = value
     if not isinstance(tree.get("run_dir"), str):
         raise SlurmError(f"{recipe}: run_dir: got {tree.get('run_dir')!r}, expected a path")
     steps = tree.get("steps")
@@ -96,6 +120,38 @@ def validate(
         said = done.stderr.partition("error: ")[2].strip() or done.stderr.strip()[-2000:]
         raise SlurmError(f"the trainer refuses this recipe:\n{said}")
     return _check_plan(done.stdout, num_ranks)
+
+
+def check_settings(code: Path, runs: Sequence[Run], directory: Path) -> str:
+    """Let the trainer read recipes and DeepSpeed files of runs whose data and models need not be there yet.
+
+    Args:
+        code: root of the code that will run.
+        directory: in which the runs will run.
+
+    Returns:
+        a note for the user.
+
+    Raises:
+        SlurmError: the trainer refuses some.
+    """
+    if importlib.util.find_spec("torch") is None:
+        return "the recipes were not checked: no torch in this Python; the jobs themselves will"
+    environment = {**os.environ, "PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.check"],
+        input=json.dumps([dataclasses.asdict(run) for run in runs], default=str),
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == REFUSED:
+        raise SlurmError(done.stdout.strip())
+    if done.returncode != 0:
+        return f"the recipes were not checked: {done.stderr.strip()[-500:]}"
+    return f"the settings of {len(runs)} runs were checked"
 
 
 def _check_plan(text: str, num_ranks: int) -> str:

@@ -21,12 +21,14 @@ class Resources:
 
     Attributes:
         nodes, gpus_per_node: one task for each GPU; on CPU partitions `gpus_per_node` counts tasks.
+        gpu_type: of the GPUs, where a cluster has several (`a100`).
         device: `gpu`, `cpu`, or `auto`: GPUs where the partition has some.
-        partition, account, qos, constraint, exclude: as sbatch takes them.
+        partition, account, qos, constraint, exclude: as sbatch takes them; several partitions as `a,b`.
         time: limit of one start, `days-hours:minutes:seconds` or any shorter form sbatch takes.
         cpus_per_task: cores of a rank, its data workers included.
         mem_gb: memory of a node, GB.
         container: image; a `.sif` file runs under apptainer, anything else under pyxis.
+        container_mounts: `HOST[:INSIDE],...` that a container sees beside the working directory, the job and its runs.
         container_python: Python inside the image.
         setup: shell file read before the job starts (modules, interface names).
         environment: variables of the job.
@@ -35,11 +37,12 @@ class Resources:
         max_stalls: starts in a row that end without a newer checkpoint, after which a job is not requeued.
         hang_minutes: without a logged step for this long a job counts as crashed; 0 waits for ever.
         exclude_failed_nodes: keep off the node on which a crash began.
-        sbatch: further options, name: value.
+        sbatch: further options, name: value; `true` for one without a value.
     """
 
     nodes: int | None = None
     gpus_per_node: int | None = None
+    gpu_type: str | None = None
     device: str | None = None
     partition: str | None = None
     account: str | None = None
@@ -50,6 +53,7 @@ class Resources:
     cpus_per_task: int | None = None
     mem_gb: float | None = None
     container: str | None = None
+    container_mounts: str | None = None
     container_python: str | None = None
     setup: Path | None = None
     environment: Mapping[str, str] | None = None
@@ -73,6 +77,17 @@ class Resources:
                 minutes(self.time)
             except ValueError as error:
                 problems.append(str(error))
+        problems += [
+            f"environment: got the name {name!r}, expected letters, digits and underscores"
+            for name in self.environment or ()
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)
+        ]
+        problems += [
+            f"sbatch: got {name!r}, expected an option by its long name without dashes, and none that is set anyway "
+            f"({', '.join(_SET_ANYWAY)}) or has a field of its own"
+            for name in self.sbatch or ()
+            if name in _SET_ANYWAY or name.replace("-", "_") in _FIELDS or not re.fullmatch(r"[a-z][a-z0-9-]+", name)
+        ]
         if problems:
             raise SlurmError("\n".join(problems))
 
@@ -87,6 +102,12 @@ class Resources:
                 fields[field.name] = other if own is None else own
         return Resources(**fields)
 
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Resources))
+_SET_ANYWAY = (
+    *("array", "chdir", "dependency", "error", "job-name", "kill-on-invalid-dep", "no-requeue", "ntasks"),
+    *("ntasks-per-node", "open-mode", "output", "requeue", "signal", "wait"),
+)
 
 _LEAST: dict[str, float] = {
     "nodes": 1,
@@ -112,7 +133,7 @@ def load_site(path: Path | None) -> Resources:
         return DEFAULTS
     site = load_yaml(Resources, path, "site file")
     if site.setup is not None:
-        site = dataclasses.replace(site, setup=path.resolve().parent / site.setup)
+        site = dataclasses.replace(site, setup=path.resolve().parent / site.setup.expanduser())
     return site.over(DEFAULTS)
 
 
@@ -179,7 +200,7 @@ def from_options(options: argparse.Namespace) -> Resources:
             raise SlurmError(f"--{name}: got {wrong[0]!r}, expected NAME=VALUE")
         fields[name] = dict(item.split("=", 1) for item in fields[name]) or None
     if fields["setup"] is not None:
-        fields["setup"] = Path(fields["setup"]).resolve()
+        fields["setup"] = Path(fields["setup"]).expanduser().resolve()
     return Resources(**fields)
 
 
@@ -197,8 +218,9 @@ _TYPES: dict[str, type] = {
 _HELP = {
     "nodes": "nodes of the job",
     "gpus_per_node": "GPUs of each node, one task for each; on CPU partitions tasks of each node",
+    "gpu_type": "kind of GPU, such as a100, where a cluster has several",
     "device": "auto (default: GPUs where the partition has some), gpu or cpu",
-    "partition": "as sbatch takes it",
+    "partition": "as sbatch takes it; several as a,b",
     "account": "as sbatch takes it",
     "qos": "as sbatch takes it",
     "constraint": "as sbatch takes it",
@@ -207,6 +229,7 @@ _HELP = {
     "cpus_per_task": "cores of one rank with its data workers",
     "mem_gb": "memory of a node, GB",
     "container": "image: a .sif file for apptainer, anything else for pyxis",
+    "container_mounts": "HOST[:INSIDE],... that the container sees too",
     "container_python": "Python inside the image (default python3)",
     "setup": "shell file read before the job starts",
     "environment": "a variable of the job; may be repeated",
@@ -215,5 +238,5 @@ _HELP = {
     "max_stalls": "starts in a row without a newer checkpoint after which it is not requeued (default 3)",
     "hang_minutes": "no logged step for this long counts as a crash (default 60; 0 waits for ever)",
     "exclude_failed_nodes": "after a crash, keep off the node on which it began",
-    "sbatch": "a further option of sbatch, such as mail-type=END; may be repeated",
+    "sbatch": "a further option of sbatch, such as mail-type=END or exclusive=true; may be repeated",
 }

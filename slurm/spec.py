@@ -3,6 +3,7 @@
 A job of one part is a plain SLURM job; more parts are the elements of an array. The folder is private (0700).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,3 +101,27 @@ def load_ids(folder: Path) -> tuple[str, ...]:
 def work_folder(folder: Path, index: int) -> Path:
     """Where the attempts of an element are kept."""
     return folder / f"work-{index:03d}"
+
+
+def check_name(name: str, what: str) -> None:
+    """Refuse a name that is not fit for a directory and for SLURM's lists.
+
+    Raises:
+        SlurmError: names `what` was named so.
+    """
+    if name != name.strip() or name[:1] in ("", ".", "-") or re.search(r"[/%:,\x00-\x1f]", name):
+        raise SlurmError(f"{what}: got {name!r}, expected a name fit for a directory, without any of / % : ,")
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        SlurmError: a job, or other files; or the folder cannot hold code that Python is to find.
+    """
+    if (folder / SPEC_FILE).exists():
+        raise SlurmError(f"--folder {folder}: holds a job already; give another, or remove it")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SlurmError(f"--folder {folder}: is not empty; give one that is not there yet")
+    if ":" in str(folder.absolute()):
+        raise SlurmError(f"--folder {folder}: has a colon, at which Python's search path would be cut; give another")

@@ -1,11 +1,15 @@
 """What a pipeline file may say: named values, points, and steps, each a training run or a command line."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from slurm.points import Axis, check_axes
 from slurm.resources import Resources
+from slurm.spec import check_name
 from slurm.typed import SlurmError
+
+_OF_A_SHELL = ("|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +60,12 @@ class Step:
             problems.append("array, throttle: expected 1 or more")
         if self.array > 1 and self.points:
             problems.append("array, points: give one of the two")
+        problems += _command_problems(self.command)
         if self.array > 1 and "{part}" not in (self.command or ""):
             problems.append("command: has no {part}, so that all parts of the array would do the same")
-        if not self.name or "/" in self.name or self.name.startswith("."):
-            problems.append(f"name: got {self.name!r}, expected a name fit for a directory")
         if problems:
             raise SlurmError("\n".join(problems))
+        check_name(self.name, "name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +110,7 @@ class Pipeline:
         ]
         if problems:
             raise SlurmError("\n".join(problems))
+        check_name(self.name, "name")
         check_axes(self.points)
 
     def step(self, name: str) -> Step:
@@ -116,3 +121,19 @@ class Pipeline:
         """Names of the steps that a step waits for."""
         after = self.steps[index].after
         return after if after is not None else tuple(step.name for step in self.steps[max(0, index - 1) : index])
+
+
+def _command_problems(command: str | None) -> list[str]:
+    if command is None:
+        return []
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        return [f"command: got {command!r}, which cannot be split into words: {error}"]
+    if not words:
+        return ["command: got no words, expected a command line"]
+    return [
+        f"command: got {word!r}, but no shell reads it; write bash -c '...' around what needs one"
+        for word in words
+        if word in _OF_A_SHELL
+    ]

@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import itertools
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +11,11 @@ from pathlib import Path
 from slurm import resources
 from slurm.batch_job import BatchJob, batch_script, submit
 from slurm.cluster import check_resources, has_sbatch, partitions, require_sbatch
-from slurm.lock import holder, is_alive
+from slurm.lock import holder, is_alive, only_here
 from slurm.recipe_check import recipe_facts, validate
 from slurm.resources import Resources
-from slurm.snapshot import ROOT
-from slurm.spec import JobSpec, Work
+from slurm.snapshot import code_of
+from slurm.spec import JobSpec, Work, check_name, check_new
 from slurm.typed import SlurmError
 
 RECIPE_COPY, DS_CONFIG_COPY = "recipe.yaml", "ds_config.json"
@@ -39,7 +41,9 @@ def submit_command(options: argparse.Namespace, overrides: Sequence[str]) -> Non
     directory = Path.cwd()
     facts = recipe_facts(options.recipe, overrides, directory)
     name = options.name or facts.stage
-    folder = (options.folder or FOLDERS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
+    folder = job_folder(options.folder, name)
+    if facts.run_dir.resolve() == folder.resolve():
+        raise SlurmError(f"--folder {folder}: is the run_dir of the recipe too; give another")
     code = folder / "snapshot"
     work = Work(name=name, command=training_command(folder, code, overrides), run_dir=facts.run_dir, steps=facts.steps)
     job = BatchJob(
@@ -52,10 +56,26 @@ def submit_command(options: argparse.Namespace, overrides: Sequence[str]) -> Non
     if options.dry_run:
         print(batch_script(job), end="")
         return
-    check_files(job)
-    check_free([facts.run_dir])
-    print(check_recipe(options, overrides, job))
-    print_submitted(job, submit(job))
+    with only_here(folder):
+        check_new(folder)
+        check_files(job)
+        check_free([facts.run_dir])
+        print(check_recipe(options, overrides, job))
+        print_submitted(job, submit(job))
+
+
+def job_folder(given: Path | None, name: str) -> Path:
+    """The folder of a new job: the one given, or a free one named after the job and the time.
+
+    Raises:
+        SlurmError: the name is not fit for a directory.
+    """
+    check_name(name, "--name")
+    if given is not None:
+        return given.absolute()
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    return next(FOLDERS / one for one in names if not (FOLDERS / one).exists()).absolute()
 
 
 def check_recipe(options: argparse.Namespace, overrides: Sequence[str], job: BatchJob) -> str:
@@ -63,17 +83,18 @@ def check_recipe(options: argparse.Namespace, overrides: Sequence[str], job: Bat
     if options.unchecked:
         return "the recipe was not checked: --unchecked"
     num_ranks = job.spec.nodes * job.spec.tasks_per_node
-    return validate(
-        ROOT, options.recipe, options.ds_config, overrides, num_ranks=num_ranks, directory=job.spec.directory
-    )
+    files = (options.recipe, options.ds_config)
+    with code_of(options.commit) as code:
+        return validate(code, *files, overrides, num_ranks=num_ranks, directory=job.spec.directory)
 
 
 def complete(asked: Resources, dry_run: bool) -> Resources:
     """Resources with the device decided, checked against the cluster; without one only a dry run goes on.
 
     Raises:
-        SlurmError: no sbatch, unknown partition, or more than the partition has.
+        SlurmError: no such setup file or image, no sbatch, unknown partition, or more than the partition has.
     """
+    asked = _with_files(dataclasses.replace(asked, partition=asked.partition or os.environ.get("SBATCH_PARTITION")))
     if not has_sbatch() and dry_run:
         return dataclasses.replace(asked, device="gpu" if asked.device == "auto" else asked.device)
     require_sbatch()
@@ -84,6 +105,19 @@ def complete(asked: Resources, dry_run: bool) -> Resources:
     if asked.device == "auto":
         asked = dataclasses.replace(asked, device="gpu" if partition.gpus else "cpu")
     return asked
+
+
+def _with_files(asked: Resources) -> Resources:
+    """With the path of the setup file made absolute; the batch script would go on without a missing one."""
+    image = asked.container or ""
+    if image.endswith(".sif") and not Path(image).is_file():
+        raise SlurmError(f"--container: {image}: no such file; give the path of an image")
+    if asked.setup is None:
+        return asked
+    setup = asked.setup.expanduser().absolute()
+    if not setup.is_file():
+        raise SlurmError(f"--setup: {setup}: no such file; give a shell file, or leave it out (setup of the site file)")
+    return dataclasses.replace(asked, setup=setup)
 
 
 def _check_lead(asked: Resources) -> None:
@@ -121,6 +155,11 @@ def training_command(
     return ("python", str(code / "trainer" / "run.py"), *files, *overrides)
 
 
+def overrides_of(work: Work) -> tuple[str, ...]:
+    """Those that `training_command` was given."""
+    return work.command[len(training_command(Path(), Path(), ())) :]
+
+
 def check_files(job: BatchJob) -> None:
     """Stop where a file to be copied is missing.
 
@@ -132,8 +171,8 @@ def check_files(job: BatchJob) -> None:
         raise SlurmError("\n".join(f"{source}: no such file" for source in missing))
 
 
-def check_free(run_dirs: Sequence[Path]) -> None:
-    """Stop where a live job holds one of the run directories, before anything slow is done.
+def check_free(run_dirs: Sequence[Path], own: Path | None = None) -> None:
+    """Stop where a live job holds one of the run directories, but for those of the folder `own`.
 
     Raises:
         SlurmError: names all of them.
@@ -142,7 +181,9 @@ def check_free(run_dirs: Sequence[Path]) -> None:
         f"run_dir {run_dir}: held by job {owner.job or f'process {owner.pid}'} from {owner.folder}; wait for it, "
         "cancel it, or give another run_dir"
         for run_dir in run_dirs
-        if (owner := holder(run_dir)) is not None and is_alive(owner)
+        if (owner := holder(run_dir)) is not None
+        and not (own is not None and Path(owner.folder).is_relative_to(own))
+        and is_alive(owner)
     ]
     if held:
         raise SlurmError("\n".join(held))

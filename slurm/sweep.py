@@ -4,25 +4,26 @@ import argparse
 import dataclasses
 import itertools
 import re
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import yaml
 
 from slurm import resources
 from slurm.batch_job import BatchJob, batch_script, submit
 from slurm.hparams import write_experiment, write_start
+from slurm.lock import only_here
 from slurm.recipe_check import recipe_facts
 from slurm.snapshot import SNAPSHOT
-from slurm.spec import Work
+from slurm.spec import Work, check_new
 from slurm.submit import (
     DS_CONFIG_COPY,
-    FOLDERS,
     RECIPE_COPY,
     add_job_options,
     check_files,
-    check_free,
     check_recipe,
     complete,
+    job_folder,
     job_spec,
     print_submitted,
     training_command,
@@ -52,7 +53,7 @@ def sweep_command(options: argparse.Namespace, overrides: Sequence[str]) -> None
         raise SlurmError(f"--throttle: got {options.throttle}, expected 1 or more")
     directory = Path.cwd()
     name = options.name or "sweep"
-    folder = (options.folder or FOLDERS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
+    folder = job_folder(options.folder, name)
     works = tuple(
         point_work(folder, folder / SNAPSHOT, options.recipe, overrides, i, point) for i, point in enumerate(points)
     )
@@ -67,10 +68,11 @@ def sweep_command(options: argparse.Namespace, overrides: Sequence[str]) -> None
     if options.dry_run:
         print(batch_script(job), end="")
         return
-    check_files(job)
-    check_free([work.run_dir for work in works if work.run_dir is not None])
-    print(check_recipe(options, [*overrides, *as_overrides(points[0])], job))
-    ids = submit(job)
+    with only_here(folder):
+        check_new(folder)
+        check_files(job)
+        print(check_recipe(options, [*overrides, *as_overrides(points[0])], job))
+        ids = submit(job)
     write_experiment(folder / POINTS, swept, options.metric)
     for work in works:
         if work.run_dir is not None:
@@ -82,7 +84,7 @@ def parse_arrays(texts: Sequence[str]) -> dict[str, list[str]]:
     """`section.field=v1,v2` in, values by field out; commas inside brackets, braces and quotes do not separate.
 
     Raises:
-        SlurmError: another form, or a field given twice.
+        SlurmError: another form, a field given twice, or a value that is empty or no YAML.
     """
     swept: dict[str, list[str]] = {}
     for text in texts:
@@ -94,7 +96,20 @@ def parse_arrays(texts: Sequence[str]) -> dict[str, list[str]]:
         if name == "run_dir":
             raise SlurmError("--array run_dir: each point has its own run directory already")
         swept[name] = split_values(values)
+        _check_values(name, swept[name])
     return swept
+
+
+def _check_values(name: str, values: Sequence[str]) -> None:
+    for value in values:
+        if not value.strip():
+            raise SlurmError(f"--array {name}: got an empty value; write null for none, '' for an empty text")
+        try:
+            yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SlurmError(
+                f"--array {name}: {value!r} is not YAML ({error}); close its brackets and quotes"
+            ) from error
 
 
 def split_values(text: str) -> list[str]:

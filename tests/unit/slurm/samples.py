@@ -39,3 +39,9 @@ def start(number: int, outcome: str, *, saved: tuple[int, int] = (0, 0), **chang
             **changes,
         }
     )
+
+
+def write_program(path: Path, text: str) -> None:
+    """A shell program."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)

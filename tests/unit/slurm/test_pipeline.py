@@ -6,14 +6,20 @@ import pytest
 import yaml
 
 from slurm import pipeline as module
+from slurm import pipeline_checks
+from slurm.attempts import CRASHED, DONE, Attempts, save_attempts
 from slurm.batch_job import batch_script
 from slurm.cli import main
+from slurm.lock import holder
+from slurm.pipeline_checks import check_recipes
 from slurm.points import make_points
 from slurm.resources import DEFAULTS
-from slurm.spec import save_spec
+from slurm.spec import load_spec, save_spec
 from slurm.step_job import Fills, step_job
 from slurm.steps import Pipeline, Step
 from slurm.typed import SlurmError, load_yaml
+from tests.helpers.paths import ROOT
+from tests.unit.slurm.samples import start, write_program
 
 
 def load(tmp_path: Path, *steps: dict[str, object], **fields: object) -> Pipeline:
@@ -47,6 +53,11 @@ def test_a_step_waits_for_the_one_before_unless_it_says_otherwise(tmp_path):
         ({"name": "s", "command": "x", "points": True}, "the pipeline has no points"),
         ({"name": "s", "command": "x {part}", "points": True, "array": 2}, "give one of the two"),
         ({"name": "s", "command": "x", "results": "scores.json"}, "are for commands with `points`"),
+        ({"name": "s", "command": "x 'y"}, "cannot be split into words"),
+        ({"name": "s", "command": " "}, "got no words"),
+        ({"name": "s", "command": "x && y"}, "got '&&', but no shell reads it"),
+        ({"name": "", "command": "x"}, "fit for a directory"),
+        ({"name": "50%", "command": "x"}, "fit for a directory"),
     ],
 )
 def test_steps_that_cannot_run_are_refused_by_field(tmp_path, step, said):
@@ -154,6 +165,7 @@ def test_a_folder_begun_with_other_values_is_not_gone_on_with(here, capsys):
     job = step_job(here / "runs" / "slurm" / "p", 0, made.steps[0], DEFAULTS, fills)
     job.folder.mkdir(parents=True)
     save_spec(job.folder, job.spec)
+    save_attempts(job.folder, 0, Attempts(starts=(start(0, DONE),)))
     assert main(["pipeline", "p.yaml", "--dry-run"]) == 0
     assert main(["pipeline", "p.yaml", "--dry-run", "steps=6"]) == 2
     assert "was begun with other commands, values or points" in capsys.readouterr().err
@@ -176,3 +188,133 @@ def test_a_dry_run_prints_a_script_a_step_and_writes_nothing(here, tmp_path, cap
     assert script.count("#SBATCH --qos=low") == 2
     assert "#SBATCH --ntasks-per-node=4" in script
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["", "../x", "/tmp/x", "a b/c"])
+def test_a_pipeline_stays_in_its_folder(tmp_path, name):
+    with pytest.raises(SlurmError, match="name: got .*fit for a directory"):
+        load(tmp_path, {"name": "a", "command": "x"}, name=name)
+
+
+def test_errors_name_the_step(here, capsys):
+    load(here, {"name": "a", "command": "x"}, {"name": "b", "command": "x {sed}"}, values={"seed": 1})
+    assert main(["pipeline", "p.yaml", "--dry-run"]) == 2
+    assert "error: step b: {sed}: has no value; did you mean 'seed'?" in capsys.readouterr().err
+
+
+def test_two_steps_cannot_train_in_one_directory(here, capsys):
+    (here / "r.yaml").write_text("{run_dir: runs/x, stage: align}")
+    (here / "ds.json").write_text("{}")
+    load(here, *({"name": name, "recipe": "r.yaml", "ds_config": "ds.json"} for name in "ab"))
+    assert main(["pipeline", "p.yaml", "--dry-run"]) == 2
+    assert f"steps a and b: have the same run_dir {here / 'runs' / 'x'}" in capsys.readouterr().err
+
+
+@pytest.fixture
+def cluster(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pretended cluster, and a recipe with its DeepSpeed file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "check_recipes", lambda jobs, code: "")
+    monkeypatch.setattr(module, "take_snapshot", lambda root, commit: (root / "snapshot").mkdir())
+    (tmp_path / "r.yaml").write_text("{run_dir: runs/x, stage: align, steps: 3}")
+    (tmp_path / "ds.json").write_text("{}")
+    return tmp_path / "runs" / "slurm" / "p"
+
+
+TRAIN = {"name": "train", "recipe": "r.yaml", "ds_config": "ds.json", "overrides": ["seed={seed}"]}
+
+
+def test_a_failed_step_may_be_changed_and_goes_on_with_the_recipe_as_it_is_now(cluster, tmp_path, capsys):
+    load(tmp_path, {"name": "data", "command": "make"}, TRAIN, values={"seed": 1})
+    assert main(["pipeline", "p.yaml"]) == 0
+    save_attempts(cluster / "00-data", 0, Attempts(starts=(start(0, DONE, job="17"),)))
+    save_attempts(cluster / "01-train", 0, Attempts(starts=(start(0, CRASHED, job="18", reason="seed"),)))
+    load(tmp_path, {"name": "data", "command": "make"}, {**TRAIN, "resources": {"nodes": 2}}, values={"seed": 2})
+    (tmp_path / "r.yaml").write_text("{run_dir: runs/x, stage: align, steps: 4}")
+    capsys.readouterr()
+    assert main(["pipeline", "p.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert "data: done" in said
+    assert "train: goes on with r.yaml, which has changed" in said
+    assert "train: job 19" in said
+    spec = load_spec(cluster / "01-train")
+    assert (spec.works[0].command[-1], spec.works[0].steps, spec.nodes) == ("seed=2", 4, 2)
+    assert "steps: 4" in (cluster / "01-train" / "recipe.yaml").read_text()
+    assert holder(tmp_path / "runs" / "x").job == "19"
+
+
+def test_what_is_queued_cannot_be_changed(cluster, tmp_path, capsys):
+    load(tmp_path, TRAIN, values={"seed": 1})
+    assert main(["pipeline", "p.yaml"]) == 0
+    (tmp_path / "queue").write_text("17|PENDING|Priority|\n")
+    assert main(["pipeline", "p.yaml"]) == 0
+    assert "train: waiting" in capsys.readouterr().out
+    assert main(["pipeline", "p.yaml", "seed=2"]) == 2
+    assert "cancel what waits in order to change it" in capsys.readouterr().err
+
+
+def test_a_step_that_sbatch_refuses_holds_no_run_directory(cluster, programs, tmp_path, capsys):
+    load(tmp_path, TRAIN, values={"seed": 1})
+    write_program(programs / "sbatch", "echo refused >&2; exit 1")
+    for _ in range(2):
+        assert main(["pipeline", "p.yaml"]) == 2
+        assert holder(tmp_path / "runs" / "x") is None
+    assert "sbatch refuses the job" in capsys.readouterr().err
+
+
+def test_a_command_is_one_task_with_one_gpu_unless_it_says_more(cluster, programs, tmp_path, capsys):
+    write_program(programs / "sinfo", "echo 'gpu*|2|gpu:8|64'")
+    (tmp_path / "site.yaml").write_text("gpus_per_node: 8\ncpus_per_task: 12\n")
+    cpu = {"name": "cpu", "command": "x", "resources": {"device": "cpu"}}
+    more = {"name": "more", "command": "x", "resources": {"gpus_per_node": 4}}
+    load(tmp_path, {"name": "one", "command": "x"}, cpu, more, TRAIN, values={"seed": 1}, resources={"nodes": 2})
+    assert main(["pipeline", "p.yaml", "--dry-run", "--site", "site.yaml"]) == 0
+    scripts = capsys.readouterr().out.split("#### ")[1:]
+    asked = [[line for line in script.splitlines() if "-per-node" in line and "SBATCH" in line] for script in scripts]
+    assert asked == [
+        ["#SBATCH --gpus-per-node=1", "#SBATCH --ntasks-per-node=1"],
+        ["#SBATCH --ntasks-per-node=1"],
+        ["#SBATCH --gpus-per-node=4", "#SBATCH --ntasks-per-node=1"],
+        ["#SBATCH --gpus-per-node=8", "#SBATCH --ntasks-per-node=8"],
+    ]
+    assert ["#SBATCH --nodes=2" in script for script in scripts] == [False, False, False, True]
+
+
+def test_a_folder_of_something_else_is_left_alone(cluster, tmp_path, capsys):
+    load(tmp_path, {"name": "a", "command": "x"})
+    assert main(["pipeline", "p.yaml", "--folder", "."]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert not (tmp_path / "snapshot").exists()
+
+
+def test_a_misspelt_field_of_the_last_step_is_found_before_the_first_is_submitted(cluster, tmp_path):
+    steps = [{**TRAIN, "name": name, "overrides": [f"run_dir=runs/{name}", "optim.lrr={seed}"]} for name in "ab"]
+    load(tmp_path, *steps, values={"seed": 1})
+    pipeline = load_yaml(Pipeline, tmp_path / "p.yaml", "pipeline")
+    fills = Fills(values={"seed": "1"}, directory=tmp_path)
+    jobs = {one.name: step_job(tmp_path / "p", i, one, DEFAULTS, fills) for i, one in enumerate(pipeline.steps)}
+    with pytest.raises(SlurmError) as caught:
+        check_recipes(jobs, ROOT)
+    assert "step a: command line, optim.lrr=1: optim.lrr: unknown field" in str(caught.value)
+    assert "step b: command line, optim.lrr=1" in str(caught.value)
+
+
+def test_commands_alone_ask_the_trainer_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline_checks, "check_settings", lambda *_: pytest.fail("was asked"))
+    job = step_job(tmp_path / "p", 0, Step(name="s", command="x"), DEFAULTS, Fills(directory=tmp_path))
+    assert check_recipes({"s": job}, ROOT) == ""
+
+
+def test_running_points_are_not_cancelled_for_a_point_that_failed_before(cluster, tmp_path, capsys):
+    points = [{"seed": [0, 1]}]
+    load(tmp_path, *({"name": name, "command": "x {seed}", "points": True} for name in "ab"), points=points)
+    assert main(["pipeline", "p.yaml"]) == 0
+    save_attempts(cluster / "00-a", 0, Attempts(starts=(start(0, DONE, job="17_0"),)))
+    save_attempts(cluster / "00-a", 1, Attempts(starts=(start(0, CRASHED, job="17_1"),)))
+    (tmp_path / "queue").write_text("18_0|RUNNING|None|n1\n")
+    capsys.readouterr()
+    assert main(["pipeline", "p.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert "a: job 19" in said
+    assert "b: failed, running; what failed is done again when this is called after its end" in said
+    assert not (tmp_path / "cancelled").exists()

@@ -66,3 +66,22 @@ def test_every_field_has_an_option_and_an_environment_needs_its_equals_sign():
     assert {field.name for field in dataclasses.fields(DEFAULTS)} == set(vars(parsed()))
     with pytest.raises(SlurmError, match="expected NAME=VALUE"):
         parsed("--sbatch", "mail-type")
+
+
+@pytest.mark.parametrize("name", ["A B", "", "1A", "A;x"])
+def test_a_variable_that_bash_cannot_name_is_refused(name):
+    with pytest.raises(SlurmError, match="environment: got the name"):
+        Resources(environment={name: "1"})
+
+
+@pytest.mark.parametrize("name", ["signal", "no-requeue", "nodes", "gpus-per-node", "--mail-type", "mail_type", "C"])
+def test_options_of_sbatch_that_would_undo_others_are_refused(name):
+    with pytest.raises(SlurmError, match=f"sbatch: got '{name}'"):
+        Resources(sbatch={name: "x"})
+    assert Resources(sbatch={"mail-type": "END", "mem": "0", "gres": "tmp:1"}).sbatch
+
+
+def test_a_time_that_yaml_reads_as_a_number_asks_for_quotes(tmp_path):
+    (tmp_path / "site.yaml").write_text("time: 10:00:00\n")
+    with pytest.raises(SlurmError, match=r"time: got 36000, expected text \(put it into quotes\)"):
+        load_site(tmp_path / "site.yaml")

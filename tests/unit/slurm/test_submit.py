@@ -1,5 +1,6 @@
 """`python -m slurm submit`: what the batch script says, and what is refused before anything is written."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -48,13 +49,14 @@ def test_the_batch_script_asks_for_a_task_a_gpu_and_runs_the_snapshot(arguments,
     assert "array" not in options
     assert f"export PYTHONPATH={tmp_path}/job/snapshot" in script
     assert "export A='b c'" in script
-    assert "--kill-on-bad-exit=1 --cpus-per-task=6" in script
+    assert "--kill-on-bad-exit=1 --export=ALL --cpus-per-task=6" in script
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
     assert "deepspeed" not in script.replace("ds_config", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ds.json", "r.yaml"]
 
 
 def test_a_container_runs_the_ranks(arguments, capsys):
+    Path("drivlm.sif").touch()
     main([*arguments, "--container", "drivlm.sif", "--dry-run"])
     assert "apptainer exec --nv --bind" in capsys.readouterr().out
     main([*arguments, "--container", "registry/drivlm:1", "--dry-run"])
@@ -78,6 +80,15 @@ def test_an_array_of_points_is_throttled(arguments, capsys):
         (["--ds_config", "none.json"], "none.json: no such file"),
         (["a..b=1"], "expected section.field=value"),
         (["run_dir=3"], "run_dir: got 3"),
+        (["seed=[1"], "the value is not YAML"),
+        (["data.x={a: "], "the value is not YAML"),
+        (["--setup", "none.sh"], "none.sh: no such file"),
+        (["--container", "none.sif"], "none.sif: no such file"),
+        (["--folder", "runs/x"], "is the run_dir of the recipe too"),
+        (["--folder", "a:b"], "has a colon"),
+        (["--name", "a/b"], "--name: got 'a/b'"),
+        (["--environment", "A B=1"], "environment: got the name 'A B'"),
+        (["--sbatch", "signal=B:USR1"], "sbatch: got 'signal'"),
     ],
 )
 def test_what_cannot_run_is_refused_with_status_2_and_nothing_left(arguments, tmp_path, capsys, more, said):
@@ -149,3 +160,16 @@ def test_the_cluster_code_loads_neither_torch_nor_the_trainer():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_code_that_is_checked_is_that_of_the_commit(arguments, tmp_path, monkeypatch):
+    @contextlib.contextmanager
+    def code_of(commit):
+        yield tmp_path / commit
+
+    checked = []
+    monkeypatch.setattr(submit, "code_of", code_of)
+    monkeypatch.setattr(submit, "validate", lambda code, *_, **__: checked.append(code) or "good")
+    monkeypatch.setattr(submit, "submit", lambda job: ("17",))
+    assert main([*arguments, "--commit", "v1"]) == 0
+    assert checked == [tmp_path / "v1"]

@@ -25,7 +25,10 @@ def test_product_and_zip():
         sweep_points(parse_arrays(["optim.lr=1,2", "seed=3,4,5"]), zipped=True)
 
 
-@pytest.mark.parametrize("texts", [["optim.lr"], ["=1"], ["a..b=1"], ["lr="], ["a=1", "a=2"], ["run_dir=x,y"]])
+@pytest.mark.parametrize(
+    "texts",
+    [["optim.lr"], ["=1"], ["a..b=1"], ["lr="], ["lr=1,,2"], ["lr=1,"], ["lr=1,[2"], ["a=1", "a=2"], ["run_dir=x,y"]],
+)
 def test_other_forms_are_refused(texts):
     with pytest.raises(SlurmError, match="--array"):
         parse_arrays(texts)
