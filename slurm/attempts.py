@@ -3,6 +3,7 @@
 `work-000/attempts.json` keeps every start of one element; `work-000/attempt-002/` the log and record of each rank.
 """
 
+import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -229,4 +230,5 @@ def limit(spec: JobSpec, attempts: Attempts, decision: Decision) -> Decision:
 
 def _say(record: TaskRecord) -> str:
     how = f"signal {-record.status}" if record.status < 0 else f"exit status {record.status}"
+    how += " (killed, often for lack of memory)" if record.status == -signal.SIGKILL and record.blames_node else ""
     return f"rank {record.rank} on {record.host}: {how}" + (f": {record.reason}" if record.reason else "")

@@ -7,6 +7,7 @@ say is in `slurm.steps`.
 import argparse
 import contextlib
 import dataclasses
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -69,7 +70,7 @@ def pipeline_command(options: argparse.Namespace, overrides: Sequence[str]) -> N
             root.chmod(0o700)
             take_snapshot(root, options.commit)
         _submit_steps(pipeline, jobs)
-    print(f"folder {root}\nfollow it with: python -m slurm status {root}", flush=True)
+    print(f"folder {root}\nfollow it with: python -m slurm status {shlex.quote(str(root))}", flush=True)
     if options.wait:
         _wait(list(jobs.values()))
 

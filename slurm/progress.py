@@ -1,9 +1,11 @@
 """A run directory in, how far it is out: newest checkpoint, logged step and loss, time left; needs no torch."""
 
+import itertools
 import json
 import math
 import os
 import re
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +26,8 @@ class Progress:
         step: last logged one; 0 before the first.
         steps: of the whole run.
         loss: last logged.
-        seconds_left: at the pace of the last logged steps; None where it cannot be told.
+        seconds_left: at the pace of the last logged steps, whatever time a requeue took between two of them; None where
+            it cannot be told.
         age_s: since the last logged step; None before the first.
     """
 
@@ -56,9 +59,10 @@ def training_progress(work: Work) -> Progress:
     lines = read_metrics(work.run_dir, tail=True) if work.run_dir is not None else []
     if not lines:
         return Progress(step=0, steps=work.steps, loss=None, seconds_left=None, age_s=None)
-    last, first = lines[-1], lines[max(0, len(lines) - 10)]
+    last = lines[-1]
     step, loss = int(last["step"]), _newest(lines, "loss/total")
-    pace = (last["time"] - first["time"]) / (step - first["step"]) if step > first["step"] else None
+    pairs = [(a, b) for a, b in itertools.pairwise(lines[-10:]) if b["step"] > a["step"]]
+    pace = statistics.median((b["time"] - a["time"]) / (b["step"] - a["step"]) for a, b in pairs) if pairs else None
     left = None if pace is None or work.steps is None else max(work.steps - step, 0) * pace
     return Progress(step=step, steps=work.steps, loss=loss, seconds_left=left, age_s=time.time() - last["time"])
 

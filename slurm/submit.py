@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import itertools
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -193,4 +194,4 @@ def print_submitted(job: BatchJob, ids: Sequence[str]) -> None:
     """Say what was submitted and how to follow it."""
     shown = ids[0] if len(ids) == 1 else f"{ids[0].partition('_')[0]} ({len(ids)} elements)"
     print(f"submitted job {shown}: {job.spec.name}\nfolder {job.folder}")
-    print(f"follow it with: python -m slurm status {job.folder}", flush=True)
+    print(f"follow it with: python -m slurm status {shlex.quote(str(job.folder))}", flush=True)

@@ -48,6 +48,7 @@ def sweep_command(options: argparse.Namespace, overrides: Sequence[str]) -> None
     """`python -m slurm sweep`. The trainer checks the first point; another point's bad value fails that point alone."""
     asked = complete(resources.from_options(options).over(resources.load_site(options.site)), options.dry_run)
     swept = parse_arrays(options.array)
+    _check_overrides(swept, overrides)
     points = sweep_points(swept, zipped=options.zip)
     if options.throttle is not None and options.throttle < 1:
         raise SlurmError(f"--throttle: got {options.throttle}, expected 1 or more")
@@ -98,6 +99,15 @@ def parse_arrays(texts: Sequence[str]) -> dict[str, list[str]]:
         swept[name] = split_values(values)
         _check_values(name, swept[name])
     return swept
+
+
+def _check_overrides(swept: Mapping[str, Sequence[str]], overrides: Sequence[str]) -> None:
+    """Refuse settings that points would not keep."""
+    for name in (override.partition("=")[0] for override in overrides):
+        if name in swept:
+            raise SlurmError(f"{name}: got a value and an --array; give one of the two")
+        if name == "run_dir":
+            raise SlurmError("run_dir: each point of a sweep has one of its own, in the folder; leave it out")
 
 
 def _check_values(name: str, values: Sequence[str]) -> None:

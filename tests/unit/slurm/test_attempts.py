@@ -21,7 +21,7 @@ def test_the_first_crash_gives_the_reason_and_a_killed_rank_comes_before_those_t
     ranks = [record(0, 1, reason="connection closed", ended=1.0), record(1, -9, ended=2.0)]
     decision = judge(spec(), ranks, 1, "RUNNING")
     assert (decision.outcome, decision.requeue, decision.bad_node) == (CRASHED, True, "n1")
-    assert decision.reason == "rank 1 on n1: signal 9"
+    assert decision.reason == "rank 1 on n1: signal 9 (killed, often for lack of memory)"
 
 
 def test_a_hang_blames_no_node():

@@ -2,17 +2,20 @@
 
 import os
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
 from slurm import batch_job, submit
+from slurm.attempts import CRASHED, load_attempts
 from slurm.batch_job import BatchJob, batch_script
 from slurm.cli import main
 from slurm.lock import holder, lock_path
 from slurm.resources import DEFAULTS, Resources
 from slurm.spec import Work, load_ids, load_spec
+from tests.helpers.paths import ROOT
 from tests.unit.slurm.samples import spec, write_program
 
 
@@ -130,3 +133,41 @@ def test_options_without_a_value_and_kinds_of_gpus(tmp_path):
     assert "#SBATCH --exclusive\n" in script
     assert "overcommit" not in script
     assert "#SBATCH --gpus-per-node=a100:1\n" in script
+
+
+SRUN = """
+while [ "${1#--}" != "$1" ]; do
+    case "$1" in --output | --error) shift 2 ;; *) shift ;; esac
+done
+export SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0
+exec "$@"
+"""
+SCONTROL = """
+echo "$*" >> "$DRIVLM_TEST/asked"
+echo "JobState=RUNNING Reason=None"
+"""
+
+
+def test_a_start_is_judged_whatever_a_setup_file_sets(programs, tmp_path, monkeypatch):
+    write_program(programs / "srun", SRUN)
+    write_program(programs / "scontrol", SCONTROL)
+    (tmp_path / "set up.sh").write_text("set -euo pipefail\nexport GREETING='a  b'\n")
+    work = Work(name="w", command=("bash", "-c", 'echo "$GREETING $MORE"; exit 3'))
+    job = BatchJob(
+        folder=tmp_path / "my job",
+        spec=spec(work, directory=tmp_path, tasks_per_node=1, max_crashes=1),
+        asked=Resources(device="cpu", setup=tmp_path / "set up.sh", environment={"MORE": "c'd"}).over(DEFAULTS),
+        snapshot=ROOT,
+        files={},
+    )
+    assert batch_job.submit(job) == ("17",)
+    for name, value in (("SLURM_JOB_ID", "17"), ("SLURM_JOB_NODELIST", "localhost")):
+        monkeypatch.setenv(name, value)
+    for _ in range(2):
+        done = subprocess.run(["bash", tmp_path / "script"], capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 1, done.stderr
+    first, second = load_attempts(job.folder, 0).starts
+    assert (first.outcome, first.requeued, second.requeued) == (CRASHED, True, False)
+    assert first.reason.endswith("exit status 3: a  b c'd")
+    assert second.reason.endswith("not requeued: crash 2 of at most 1")
+    assert (tmp_path / "asked").read_text().splitlines().count("requeue 17") == 1

@@ -100,3 +100,10 @@ def test_a_loss_that_is_no_number_is_shown_as_such_and_lines_without_one_do_not_
 
 def write_lines(run_dir: Path, lines: list) -> None:
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_the_wait_for_a_requeued_start_does_not_count_as_pace(tmp_path):
+    log_steps(tmp_path, 20, seconds=3.0)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    write_lines(tmp_path, [line | {"time": line["time"] - 7200} if line["step"] < 36 else line for line in lines])
+    assert training_progress(training(tmp_path)).seconds_left == pytest.approx(60 / 2 * 3.0)

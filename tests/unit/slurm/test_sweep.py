@@ -3,6 +3,8 @@
 import pytest
 import yaml
 
+from slurm import sweep
+from slurm.cli import main
 from slurm.sweep import parse_arrays, point_name, point_work, split_values, sweep_points
 from slurm.typed import SlurmError
 
@@ -45,3 +47,14 @@ def test_a_point_has_its_own_run_directory_and_may_sweep_the_steps(tmp_path):
     assert work.run_dir == tmp_path / "s" / "points" / "000-steps=9"
     assert work.steps == 9
     assert work.command[-3:] == ("seed=1", "steps=9", f"run_dir={work.run_dir}")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"), [("seed=5", "seed: got a value and an --array"), ("run_dir=x", "run_dir: each point")]
+)
+def test_settings_that_points_would_not_keep_are_refused(capsys, override, said):
+    files = ["--recipe", "r.yaml", "--ds_config", "ds.json", "--dry-run"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "complete", lambda asked, dry_run: asked)
+        assert main(["sweep", *files, "--array", "seed=1,2", override]) == 2
+    assert said in capsys.readouterr().err
