@@ -46,9 +46,10 @@ class BadSampleWatch:
         self._file = Quarantine(run_dir / QUARANTINE_FILE)
         known = ranks.on_main(self._file.read)
         self._tally = Tally(known, max_fraction=max_fraction, seen=seen, total=total, counted=counted)
-        self._take(counted)
+        new = self._write(counted)
         if self._tally.too_many_counted:
             raise TooManyBadSamples(self._message())
+        self._tell(new)
 
     @property
     def count(self) -> int:
@@ -75,15 +76,18 @@ class BadSampleWatch:
         if not num_new:
             return
         found = [record for records in self._ranks.gather(_bad(batches)) for record in records]
-        self._take(found)
+        self._tell(self._write(found))
         if self._tally.too_many:
             raise TooManyBadSamples(self._message())
 
-    def _take(self, found: Sequence[BadRecord]) -> None:
-        """Write down what is new, the same on all ranks."""
+    def _write(self, found: Sequence[BadRecord]) -> Sequence[BadRecord]:
+        """Write down what is new, the same on all ranks, and return it."""
         new = self._tally.add(found)
         if new:
             self._ranks.on_main(lambda: self._file.append(new))
+        return new
+
+    def _tell(self, new: Sequence[BadRecord]) -> None:
         for record in new[:_SHOWN]:
             self._say(f"left out: {record}")
         if len(new) > _SHOWN:

@@ -159,7 +159,8 @@ def _model_directory(source: Path) -> Path:
     if (source / "recipe.yaml").is_file() and not (source / "config.json").is_file():
         raise ExportError(
             f"{source}: got a run without `model/`, which is written at its end, expected a finished one; start it "
-            "again with its recipe, it goes on from its newest checkpoint"
+            "again with its recipe, it goes on from its newest checkpoint; or take the model of a checkpoint, with "
+            f"python -m trainer.checkpoint_model {source} latest"
         )
     return source
 

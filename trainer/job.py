@@ -11,6 +11,7 @@ import torch
 
 from trainer import dist
 from trainer.adamw import choose_adamw
+from trainer.bad_samples import BadSampleWatch
 from trainer.checkpoint import Checkpoints
 from trainer.config import Recipe, load_recipe, recipe_to_yaml
 from trainer.data import Data, make_data
@@ -98,6 +99,7 @@ def run_job(job: Job) -> Outcome:
         plan = [*data.summary(ranks.world_size), *validator.notes()]
         announce("\n".join([*notes, *chosen, *layers, *stage.notes(), *plan, _table(stage)]))
         inputs = ranks.on_main(lambda: _begin(job, run_dir, stage, data, config, ranks))
+        _judge_counted(data, run_dir, ranks)
         groups = stage.parameter_groups()
         stage.load(Partition(config, ranks) if zero_stage(config) == 3 else None)
         engine = Engine(stage.model, groups, config)
@@ -214,6 +216,19 @@ def _begin(
     run_dir.check_inputs(inputs)
     run_dir.begin(recipe_to_yaml(data.recipe), config, ranks.world_size, inputs)
     return inputs
+
+
+def _judge_counted(data: Data, run_dir: RunDir, ranks: Ranks) -> None:
+    """Refuse data of which too much fits no pack, before any weights are read."""
+    BadSampleWatch(
+        ranks,
+        run_dir.path,
+        max_fraction=data.recipe.data.max_bad_fraction,
+        seen=0.0,
+        total=data.num_samples,
+        say=announce,
+        counted=data.mixture.bad,
+    )
 
 
 def _preparation(ranks: Ranks, engine: Engine, run_dir: RunDir, data: Data) -> Preparation:

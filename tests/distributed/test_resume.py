@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from models.vlm import load_vision
 from tests.helpers.dist import TIMEOUT_S, launcher, losses, on_ranks, start_ranks, wait_ranks
 from tests.helpers.forked import fork_ranks, join_ranks, train
+from tests.helpers.paths import ROOT
 from tests.helpers.stages import write_recipe
 from trainer.resume import StoredCheckpoints
 
@@ -59,6 +62,40 @@ def test_resumed_run_has_the_same_losses_and_weights(world, straight):
     assert losses(resumed) == expected
     assert len(set(expected.values())) == 4
     assert _weights(resumed) == _weights(straight)
+
+
+def _checkpoint_model(run_dir: Path, which: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "trainer.checkpoint_model", str(run_dir), which]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+
+
+def test_the_model_of_a_checkpoint_is_the_one_that_training_had_then(world, straight):
+    run_dir = _copy(straight, world / "models", 2)
+    for name in ("ds_config.json", "checkpoints/step-000006"):
+        copy = shutil.copytree if (straight / name).is_dir() else shutil.copy
+        copy(straight / name, run_dir / name)
+    (run_dir / "checkpoints" / "latest").write_text("step-000006\n")
+    for which in ("latest", "step-000002"):
+        done = _checkpoint_model(run_dir, which)
+        assert done.returncode == 0, done.stderr
+    assert _weights(run_dir / "models" / "step-000006") == _weights(straight)
+    assert _weights(run_dir / "models" / "step-000002") != _weights(straight)
+    assert (run_dir / "models" / "step-000002" / "recipe.yaml").is_file()
+    assert load_vision(run_dir / "models" / "step-000002" / "model").config.num_hidden_layers > 0
+
+
+def test_a_checkpoint_that_is_not_there_or_damaged_gives_no_model(world, straight):
+    run_dir = _copy(straight, world / "no-models", 2)
+    shutil.copy(straight / "ds_config.json", run_dir)
+    done = _checkpoint_model(run_dir, "best")
+    assert done.returncode == 2
+    assert "got no checkpoint 'best', expected one of step-000002; `best` is kept where" in done.stderr
+    file = run_dir / "checkpoints" / "step-000002" / "rank-00001.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    done = _checkpoint_model(run_dir, "step-000002")
+    assert done.returncode == 2
+    assert "rank-00001.safetensors: got" in done.stderr
+    assert not (run_dir / "models").exists()
 
 
 def test_same_seed_gives_the_same_losses_and_another_seed_others(world, straight):

@@ -31,3 +31,13 @@ def test_launcher_passes_usage_errors_on_and_prints_them_once(world: Path):
     assert done.stderr.count("error: model.vision") == 1
     assert f"run_dir={world / 'nowhere'}" in done.stderr
     assert not (world / "missing").exists()
+
+
+def test_limits_that_half_the_frames_do_not_fit_are_refused_once_and_before_weights_are_read(world: Path):
+    recipe = write_recipe(world, "distill", world / "tight")
+    statuses, output = wait_ranks(start_ranks(["--recipe", str(recipe), "data.max_tiles=2"], world=1))
+    assert statuses == [1]
+    assert output.count("data.max_bad_fraction: got 12 unusable samples of 24") == 1
+    assert "raise data.max_tokens or data.max_tiles" in output
+    assert "left out:" not in output
+    assert not (world / "tight" / "codebook.safetensors").exists()

@@ -100,6 +100,7 @@ def test_samples_found_by_counting_are_written_and_judged_by_all_samples(tmp_pat
     with pytest.raises(TooManyBadSamples, match="got 21 unusable samples of 200.*allows 20 found when all are counted"):
         BadSampleWatch(_Alone(), tmp_path / "other", total=200, counted=records(21), **options)
     assert len(keys(tmp_path / "other")) == 21
+    assert len(said) == 11  # the refusal itself shows the first cases
     with pytest.raises(TooManyBadSamples, match="got 21"):  # nothing is new to a second start
         BadSampleWatch(_Alone(), tmp_path / "other", total=200, counted=records(21), **options)
 
