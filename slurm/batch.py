@@ -23,6 +23,8 @@ from slurm.typed import SlurmError
 
 ATTEMPT_VARIABLE = "DRIVLM_ATTEMPT"
 NOTHING_LEFT = "done"
+SETTLE_S = 60.0
+"""How long records are waited for that have to be there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,7 @@ def end(folder: Path, place: Place, number: int, srun_status: int) -> Decision:
     """Judge a start, note it, and put the job back into the queue where it is to go on."""
     spec = load_spec(folder)
     work = spec.works[place.index]
-    found = records.load_records(records.attempt_folder(folder, place.index, number))
+    found = _records(records.attempt_folder(folder, place.index, number), spec.nodes * spec.tasks_per_node, srun_status)
     decision = records.judge(spec, found, srun_status, state_of(place.job))
     attempts = _noted(folder, place.index, number, decision, saved(work))
     decision = records.limit(spec, attempts.of(place.job), decision)
@@ -114,6 +116,17 @@ def end(folder: Path, place: Place, number: int, srun_status: int) -> Decision:
     if decision.outcome != records.ENDED_BY_SLURM:
         _close(work, folder, decision)
     return decision
+
+
+def _records(directory: Path, num_tasks: int, srun_status: int) -> list[records.TaskRecord]:
+    """What the ranks left. Where srun says that all ended well each has left something: a shared disk may show what was
+    written on other nodes some seconds late."""
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        found = records.load_records(directory)
+        if len(found) >= num_tasks or srun_status != 0 or time.monotonic() > deadline:
+            return found
+        time.sleep(SETTLE_S / 60)
 
 
 def _requeue(spec: JobSpec, folder: Path, place: Place, number: int, decision: Decision, saved_now: int) -> Decision:

@@ -83,6 +83,11 @@ class Resources:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)
         ]
         problems += [
+            f"environment: {name}: got {value!r}, which stays as it is; write it out, or export it in the setup file"
+            for name, value in (self.environment or {}).items()
+            if re.search(r"\$\{?[A-Za-z_]", value)
+        ]
+        problems += [
             f"sbatch: got {name!r}, expected an option by its long name without dashes, and none that is set anyway "
             f"({', '.join(_SET_ANYWAY)}) or has a field of its own"
             for name in self.sbatch or ()

@@ -1,5 +1,6 @@
 """What a pipeline file may say: named values, points, and steps, each a training run or a command line."""
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from slurm.spec import check_name
 from slurm.typed import SlurmError
 
 _OF_A_SHELL = ("|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1")
+_VARIABLE = re.compile(r"\$\{?[A-Za-z_]|^~/|=~/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,11 @@ class Step:
         if self.array > 1 and self.points:
             problems.append("array, points: give one of the two")
         problems += _command_problems(self.command)
+        problems += [
+            f"overrides: got {text!r}, but no shell reads it; give the path as a value: `pipeline FILE root=$HOME/x`"
+            for text in self.overrides
+            if _VARIABLE.search(text)
+        ]
         if self.array > 1 and "{part}" not in (self.command or ""):
             problems.append("command: has no {part}, so that all parts of the array would do the same")
         if problems:
@@ -132,8 +139,9 @@ def _command_problems(command: str | None) -> list[str]:
         return [f"command: got {command!r}, which cannot be split into words: {error}"]
     if not words:
         return ["command: got no words, expected a command line"]
+    by_shell = words[0] in ("bash", "sh")
     return [
         f"command: got {word!r}, but no shell reads it; write bash -c '...' around what needs one"
         for word in words
-        if word in _OF_A_SHELL
+        if word in _OF_A_SHELL or (not by_shell and _VARIABLE.search(word))
     ]

@@ -193,5 +193,7 @@ def check_free(run_dirs: Sequence[Path], own: Path | None = None) -> None:
 def print_submitted(job: BatchJob, ids: Sequence[str]) -> None:
     """Say what was submitted and how to follow it."""
     shown = ids[0] if len(ids) == 1 else f"{ids[0].partition('_')[0]} ({len(ids)} elements)"
+    if job.asked.device == "gpu" and job.asked.cpus_per_task is None and "cpus-per-gpu" not in (job.asked.sbatch or {}):
+        print("note: without --cpus-per-task SLURM gives each rank one core, its data workers included")
     print(f"submitted job {shown}: {job.spec.name}\nfolder {job.folder}")
     print(f"follow it with: python -m slurm status {shlex.quote(str(job.folder))}", flush=True)

@@ -130,3 +130,19 @@ def test_an_element_whose_number_is_that_of_its_array_is_requeued_alone(tmp_path
     leave(folder, 0, record(1, -9))
     assert end(folder, place, 0, 137).requeue
     assert (asked, told_state) == (["requeue 17_0", "exclude 17_0"], ["17_0"])
+
+
+def test_records_that_a_shared_disk_shows_late_are_waited_for(tmp_path, asked, monkeypatch):
+    folder, _ = folder_of(tmp_path)
+    begin(folder, PLACE)
+    leave(folder, 0, record(0, 0))
+    monkeypatch.setattr(batch.time, "sleep", lambda seconds: leave(folder, 0, record(1, 0)))
+    assert end(folder, PLACE, 0, 0).outcome == records.DONE
+
+
+def test_records_of_killed_ranks_are_not_waited_for(tmp_path, asked, monkeypatch):
+    folder, _ = folder_of(tmp_path)
+    begin(folder, PLACE)
+    leave(folder, 0, record(0, 0))
+    monkeypatch.setattr(batch.time, "sleep", lambda seconds: pytest.fail("waited"))
+    assert end(folder, PLACE, 0, 137).outcome == records.CRASHED

@@ -56,6 +56,12 @@ def test_a_step_waits_for_the_one_before_unless_it_says_otherwise(tmp_path):
         ({"name": "s", "command": "x 'y"}, "cannot be split into words"),
         ({"name": "s", "command": " "}, "got no words"),
         ({"name": "s", "command": "x && y"}, "got '&&', but no shell reads it"),
+        ({"name": "s", "command": "x --out $SCRATCH/y"}, "got '$SCRATCH/y', but no shell reads it"),
+        ({"name": "s", "command": "x ~/y"}, "but no shell reads it"),
+        (
+            {"name": "s", "recipe": "r", "ds_config": "d", "overrides": ["run_dir=${HOME}/y"]},
+            "give the path as a value",
+        ),
         ({"name": "", "command": "x"}, "fit for a directory"),
         ({"name": "50%", "command": "x"}, "fit for a directory"),
     ],
@@ -318,3 +324,9 @@ def test_running_points_are_not_cancelled_for_a_point_that_failed_before(cluster
     assert "a: job 19" in said
     assert "b: failed, running; what failed is done again when this is called after its end" in said
     assert not (tmp_path / "cancelled").exists()
+
+
+def test_a_shell_may_read_variables_and_braces_of_other_kinds_stay():
+    command = "bash -c 'ls $HOME ${x} > {out}'"
+    assert Step(name="s", command=command).command == command
+    assert Step(name="s", recipe="r", ds_config="d", overrides=("data.view={tile_size: 1}", "x=1~2")).overrides

@@ -85,3 +85,9 @@ def test_a_time_that_yaml_reads_as_a_number_asks_for_quotes(tmp_path):
     (tmp_path / "site.yaml").write_text("time: 10:00:00\n")
     with pytest.raises(SlurmError, match=r"time: got 36000, expected text \(put it into quotes\)"):
         load_site(tmp_path / "site.yaml")
+
+
+def test_a_variable_of_another_is_not_left_as_it_is():
+    with pytest.raises(SlurmError, match=r"environment: HF_HOME: got '\$SCRATCH/hf', which stays as it is"):
+        Resources(environment={"HF_HOME": "$SCRATCH/hf"})
+    assert Resources(environment={"PRICE": "5$"}).environment
