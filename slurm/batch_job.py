@@ -87,7 +87,8 @@ def submit(job: BatchJob) -> tuple[str, ...]:
     """
     if (job.folder / SPEC_FILE).exists():
         raise SlurmError(f"--folder {job.folder}: holds a job already; give another, or remove it")
-    made = not job.folder.exists()
+    there = job.folder.exists()
+    empty = not there or not any(job.folder.iterdir())
     job.folder.mkdir(parents=True, exist_ok=True)
     job.folder.chmod(0o700)
     try:
@@ -95,8 +96,10 @@ def submit(job: BatchJob) -> tuple[str, ...]:
             take_snapshot(job.folder, job.commit)
         return submit_again(job)
     except BaseException:
-        if made and not load_ids(job.folder):
+        if empty and not load_ids(job.folder):
             shutil.rmtree(job.folder)
+            if there:
+                job.folder.mkdir()
         raise
 
 

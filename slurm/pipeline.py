@@ -29,8 +29,8 @@ from slurm.steps import Pipeline, Step
 from slurm.submit import FOLDERS, check_files, check_free, complete
 from slurm.typed import SlurmError, load_yaml
 
-WAIT_S = 5.0
-"""Between two looks at the queue."""
+WAIT_S, MOST_WAIT_S = 5.0, 60.0
+"""Between two looks at the queue, at first and later: each asks the controller for all jobs."""
 
 
 def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
@@ -105,9 +105,10 @@ def _wait(jobs: Sequence[BatchJob]) -> None:
     Raises:
         SlurmError: names the steps that have not ended well.
     """
-    ended = 0
+    ended, pause = 0, WAIT_S
     while ended < 2:
-        time.sleep(WAIT_S)
+        time.sleep(pause)
+        pause = min(1.2 * pause, MOST_WAIT_S)
         queue = job_states()
         states = {job.spec.name: element_states(job.folder, load_spec(job.folder), queue) for job in jobs}
         is_open = any(one.state in OPEN_STATES for each in states.values() for one in each)

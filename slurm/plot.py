@@ -12,6 +12,8 @@ WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 90, 30, 30, 60
 LEGEND = 150
 """Pixels on the right for the names of lines, where they have some."""
+CHARACTER = 8
+"""Pixels of a letter, with room to spare."""
 COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#0a7ea4", "#bf3989", "#57606a")
 LOG_RATIO = 50
 """From this ratio of largest to smallest value on, the x axis is logarithmic."""
@@ -153,11 +155,17 @@ def _sorted_series(chart: Chart) -> list[tuple[str, list[Point]]]:
 def _axes(chart: Chart) -> tuple[_Axis, _Axis]:
     points = [point for line in chart.series.values() for point in line]
     if chart.categories is not None:
-        ticks = [(float(i), text) for i, text in enumerate(chart.categories)]
+        room = (chart.right - LEFT) // (CHARACTER * max(1, len(chart.categories)))
+        ticks = [(float(i), _shortened(text, room)) for i, text in enumerate(chart.categories)]
         x_axis = _Axis(low=-0.5, high=len(ticks) - 0.5, first=LEFT, last=chart.right, log=False, ticks=ticks)
     else:
         x_axis = _numeric_axis([p.x for p in points], LEFT, chart.right, may_be_log=True)
     return x_axis, _numeric_axis([end for p in points for end in p.span], HEIGHT - BOTTOM, TOP, may_be_log=False)
+
+
+def _shortened(text: str, room: int) -> str:
+    """At most `room` characters: names of categories do not run into each other."""
+    return text if len(text) <= room else text[: max(room - 2, 1)] + ".."
 
 
 def _numeric_axis(values: Sequence[float], first: int, last: int, *, may_be_log: bool) -> _Axis:

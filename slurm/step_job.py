@@ -45,7 +45,7 @@ def step_job(root: Path, index: int, step: Step, asked: Resources, fills: Fills)
     """The job of a step.
 
     Raises:
-        SlurmError: a {name} without a value, or two points that would train in the same directory.
+        SlurmError: a {name} without a value, or points that would do the same or leave it in the same place.
     """
     folder, elements = root / f"{index:02d}-{step.name}", _elements(step, fills)
     files: Mapping[str, Path] = {}
@@ -56,6 +56,7 @@ def step_job(root: Path, index: int, step: Step, asked: Resources, fills: Fills)
         _check_run_dirs(works)
     else:
         works = tuple(_command(step, fills.directory, one) for one in elements)
+        _check_commands(works)
     return BatchJob(
         folder=folder,
         spec=job_spec(step.name, fills.directory, works, asked, tasks_per_node=None if files else 1),
@@ -106,3 +107,14 @@ def _check_run_dirs(works: Sequence[Work]) -> None:
     twice = [run_dir for run_dir, count in counts.items() if count > 1]
     if twice:
         raise SlurmError(f"overrides: {counts[twice[0]]} points have the run_dir {twice[0]}; put {{point}} into it")
+
+
+def _check_commands(works: Sequence[Work]) -> None:
+    if len(works) > 1 and len({work.command for work in works}) == 1:
+        raise SlurmError(
+            f"command: is the same for all {len(works)} points; put {{point}} or a name of an axis into it"
+        )
+    counts = Counter(work.results for work in works if work.results is not None)
+    twice = [results for results, count in counts.items() if count > 1]
+    if twice:
+        raise SlurmError(f"results: {counts[twice[0]]} points have the file {twice[0]}; put {{point}} into it")

@@ -73,9 +73,12 @@ def test_the_lock_of_a_queued_job_refuses_and_that_of_a_gone_one_does_not(argume
 
 def test_a_job_that_sbatch_refuses_leaves_nothing(arguments, programs, capsys):
     write_program(programs / "sbatch", "echo 'sbatch: error: Invalid account' >&2; exit 1")
-    assert main([*arguments, "--folder", "job"]) == 2
-    assert "Invalid account" in capsys.readouterr().err
-    assert sorted(path.name for path in Path.cwd().iterdir()) == ["ds.json", "r.yaml"]
+    Path("empty").mkdir()
+    for folder in ("job", "empty"):
+        assert main([*arguments, "--folder", folder]) == 2
+        assert "Invalid account" in capsys.readouterr().err
+    assert sorted(path.name for path in Path.cwd().iterdir()) == ["ds.json", "empty", "r.yaml"]
+    assert list(Path("empty").iterdir()) == []
 
 
 def test_variables_that_sbatch_would_prefer_to_the_script_are_kept_from_it(arguments, tmp_path, monkeypatch):

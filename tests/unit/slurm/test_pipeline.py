@@ -330,3 +330,12 @@ def test_a_shell_may_read_variables_and_braces_of_other_kinds_stay():
     command = "bash -c 'ls $HOME ${x} > {out}'"
     assert Step(name="s", command=command).command == command
     assert Step(name="s", recipe="r", ds_config="d", overrides=("data.view={tile_size: 1}", "x=1~2")).overrides
+
+
+def test_points_that_would_do_the_same_or_leave_the_same_file_are_refused(tmp_path):
+    step = Step(name="s", command="x", points=True)
+    with pytest.raises(SlurmError, match="is the same for all 4 points; put {point}"):
+        step_job(tmp_path / "p", 0, step, DEFAULTS, point_fills(tmp_path))
+    step = Step(name="s", command="x {point}", points=True, results="{root}/{seed}.json")
+    with pytest.raises(SlurmError, match=r"results: 2 points have the file .*0\.json"):
+        step_job(tmp_path / "p", 0, step, DEFAULTS, point_fills(tmp_path))

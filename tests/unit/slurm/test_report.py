@@ -227,3 +227,14 @@ def test_a_sweep_of_which_every_point_failed_has_a_report(sweep, capsys):
 def test_a_folder_that_is_not_there_is_named(tmp_path, capsys):
     assert main(["report", str(tmp_path / "none")]) == 2
     assert "none: no such folder" in capsys.readouterr().err
+
+
+def test_names_of_categories_do_not_run_into_each_other():
+    names = ["[{path: shards/first, weight: 2}]", "b", "another long name of a category"] * 3
+    chart = plot.Chart(x_label="x", y_label="y", series={}, categories=names)
+    svg = ElementTree.fromstring(plot.render_svg(chart))
+    texts = [t for t in svg.iter("{http://www.w3.org/2000/svg}text") if t.get("text-anchor") == "middle"][:-1]
+    places = [float(t.get("x")) for t in texts if t.get("y") == texts[0].get("y")]
+    widest = max(len(t.text) for t in texts) * 7
+    assert min(b - a for a, b in zip(places, places[1:], strict=False)) > widest
+    assert "b" in [t.text for t in texts]
