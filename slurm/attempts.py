@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slurm.spec import JobSpec, work_folder
-from slurm.typed import from_json, to_json, write_whole
+from slurm.typed import SlurmError, from_json, to_json, write_whole
 
 ATTEMPTS_FILE = "attempts.json"
 STOPPED_STATUS = 75
@@ -124,9 +124,18 @@ class Decision:
 
 
 def load_attempts(folder: Path, index: int) -> Attempts:
-    """The starts of an element up to now."""
+    """The starts of an element up to now.
+
+    Raises:
+        SlurmError: the file is damaged.
+    """
     path = work_folder(folder, index) / ATTEMPTS_FILE
-    return from_json(Attempts, path) if path.is_file() else Attempts()
+    if not path.is_file():
+        return Attempts()
+    try:
+        return from_json(Attempts, path)
+    except SlurmError as error:
+        raise SlurmError(f"{error}; without this file the starts up to now are forgotten, and nothing else") from error
 
 
 def save_attempts(folder: Path, index: int, attempts: Attempts) -> None:

@@ -27,15 +27,14 @@ def make_charts(groups: Sequence[Group], *, together: bool) -> list[plot.Chart]:
 
     Other fields with several values make lines of their own.
     """
-    names = list(groups[0].values)
-    varied = [name for name in names if len({group.values[name] for group in groups}) > 1] or names
-    x_name, others = varied[0], varied[1:]
-    texts = list(dict.fromkeys(group.values[x_name] for group in groups))
+    x_name, others = _axis(groups)
+    x_texts = [group.values.get(x_name, "") for group in groups]
+    texts = list(dict.fromkeys(x_texts))
     numeric = all(map(_is_number, texts))
     charts: dict[str, dict[str, list[plot.Point]]] = {}
-    for group in groups:
+    for group, text in zip(groups, x_texts, strict=True):
         lines = [f"{name.rpartition('.')[2]}={group.values[name]}" for name in others]
-        x = float(group.values[x_name]) if numeric else float(texts.index(group.values[x_name]))
+        x = float(text) if numeric else float(texts.index(text))
         for label, spread in group.metrics.items():
             chart = charts.setdefault("" if together else label, {})
             if spread is not None and math.isfinite(spread.mean):
@@ -45,6 +44,18 @@ def make_charts(groups: Sequence[Group], *, together: bool) -> list[plot.Chart]:
         plot.Chart(x_label=x_name, y_label=label, series=series, categories=None if numeric else texts)
         for label, series in charts.items()
     ]
+
+
+def _axis(groups: Sequence[Group]) -> tuple[str, list[str]]:
+    """The field of the x axis, and those that make lines: one that goes side by side with that of the axis does not."""
+    names = list(groups[0].values)
+    varied = [name for name in names if len({group.values[name] for group in groups}) > 1] or names[:1]
+    if not varied:
+        return "all points", []
+    x_name, *others = varied
+    pairs = {name: {(group.values[x_name], group.values[name]) for group in groups} for name in others}
+    count = len({group.values[x_name] for group in groups})
+    return x_name, [name for name in others if len(pairs[name]) > count]
 
 
 def render_page(title: str, rows: Sequence[Row], groups: Sequence[Group], charts: Sequence[plot.Chart]) -> str:

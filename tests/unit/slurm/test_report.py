@@ -16,7 +16,8 @@ from slurm.attempts import Attempts
 from slurm.cli import main
 from slurm.cluster import JobState
 from slurm.report import parse_metrics
-from slurm.report_rows import Metric, grouped, read_rows, reduced
+from slurm.report_page import make_charts
+from slurm.report_rows import Group, Metric, Spread, grouped, read_rows, reduced
 from slurm.spec import Work, save_ids, save_spec
 from slurm.typed import SlurmError
 from tests.unit.slurm.samples import spec, start
@@ -238,3 +239,22 @@ def test_names_of_categories_do_not_run_into_each_other():
     widest = max(len(t.text) for t in texts) * 7
     assert min(b - a for a, b in zip(places, places[1:], strict=False)) > widest
     assert "b" in [t.text for t in texts]
+
+
+def test_a_mean_over_the_only_field_is_one_point(sweep, capsys):
+    assert main(["report", str(sweep), "--over", "optim.lr"]) == 0
+    assert (sweep / "report.html").read_text().count("<circle") == 1
+    assert "| 3 (2 to 4) | 4      |" in capsys.readouterr().out
+
+
+def test_a_field_that_goes_side_by_side_with_the_axis_makes_no_lines():
+    def group(**values: str) -> Group:
+        spread = Spread(mean=1.0, low=1.0, high=1.0, count=1)
+        return Group(values=values, metrics={"loss": spread}, done=True, names=("p",))
+
+    (chart,) = make_charts([group(width="64", rate="0.1"), group(width="160", rate="0.2")], together=False)
+    assert list(chart.series) == [""]
+    assert [point.x for point in chart.series[""]] == [64.0, 160.0]
+    product = [group(width=width, rate=rate) for width in ("64", "160") for rate in ("0.1", "0.2")]
+    (chart,) = make_charts(product, together=False)
+    assert list(chart.series) == ["rate=0.1", "rate=0.2"]

@@ -44,6 +44,7 @@ def test_a_damaged_or_half_made_folder_does_not_hide_the_others(queue, capsys):
     assert "done" in said.out.splitlines()[-1]
     assert "a-half: has no spec.json" in said.err
     assert "attempts.json: cannot be read" in said.err
+    assert "without this file the starts up to now are forgotten" in said.err
 
 
 def test_a_job_whose_batch_script_failed_says_so(queue, capsys):
