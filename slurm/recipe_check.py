@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from slurm.typed import SlurmError, read_yaml
+from slurm.typed import SlurmError, read_yaml, yaml_problem
 
 DRY_RUN_TIMEOUT_S = 900
 REFUSED = 2
@@ -70,7 +70,7 @@ def recipe_facts(recipe: Path, overrides: Sequence[str], directory: Path) -> Rec
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise SlurmError(f"command line: {override!r}: the value is not YAML: {error}") from error
+            raise SlurmError(f"command line: {override!r}: the value is not YAML: {yaml_problem(error)}") from error
         if "." not in name:
             tree[name] = value
     if not isinstance(tree.get("run_dir"), str):

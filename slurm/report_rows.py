@@ -1,6 +1,7 @@
 """Folder of a sweep or pipeline and names of metrics in, a row for each point and means over some fields out."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -140,7 +141,7 @@ def _steps(folder: Path, wanted: str | None) -> list[_Step]:
     if not folder.is_dir():
         raise SlurmError(f"{folder}: no such folder; give that of a sweep or pipeline")
     found = []
-    for job in job_folders(folder):
+    for job in _jobs(folder):
         spec = load_spec(job)
         if all(work.values for work in spec.works):
             found.append(_Step(name=spec.name, spec=spec, states=element_states(job, spec)))
@@ -152,6 +153,11 @@ def _steps(folder: Path, wanted: str | None) -> list[_Step]:
     if wanted is not None and wanted not in names:
         raise SlurmError(f"--step: got {wanted!r}; {nearest(wanted, names)}")
     return [step for step in found if wanted in (None, step.name)]
+
+
+def _jobs(folder: Path) -> list[Path]:
+    """A sweep itself, or the steps of a pipeline: other jobs in one directory have nothing to do with each other."""
+    return [job for job in job_folders(folder) if job == folder or re.match(r"\d\d+-", job.name)]
 
 
 def _row(step: _Step, work: Work, state: ElementState, metrics: Sequence[Metric], known: set[str]) -> Row:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -68,7 +69,7 @@ class Resources:
         problems = []
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is not None and not least <= value < math.inf:
                 problems.append(f"{name}: got {value}, expected {least} or more")
         if self.device is not None and self.device not in DEVICES:
             problems.append(f"device: got {self.device!r}, expected one of {', '.join(DEVICES)}")

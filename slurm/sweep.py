@@ -28,7 +28,7 @@ from slurm.submit import (
     print_submitted,
     training_command,
 )
-from slurm.typed import SlurmError
+from slurm.typed import SlurmError, yaml_problem
 
 POINTS = "points"
 
@@ -118,7 +118,7 @@ def _check_values(name: str, values: Sequence[str]) -> None:
             yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise SlurmError(
-                f"--array {name}: {value!r} is not YAML ({error}); close its brackets and quotes"
+                f"--array {name}: {value!r} is not YAML ({yaml_problem(error)}); close its brackets and quotes"
             ) from error
 
 

@@ -58,6 +58,12 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     return tree
 
 
+def yaml_problem(error: yaml.YAMLError) -> str:
+    """What is wrong with a short text, in one line."""
+    known = error.problem if isinstance(error, yaml.MarkedYAMLError) else None
+    return known or " ".join(str(error).split())
+
+
 def build(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
     """Value as `kind`; problems are appended.
 

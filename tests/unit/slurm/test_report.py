@@ -258,3 +258,8 @@ def test_a_field_that_goes_side_by_side_with_the_axis_makes_no_lines():
     product = [group(width=width, rate=rate) for width in ("64", "160") for rate in ("0.1", "0.2")]
     (chart,) = make_charts(product, together=False)
     assert list(chart.series) == ["rate=0.1", "rate=0.2"]
+
+
+def test_sweeps_that_lie_beside_each_other_are_not_put_together(sweep, capsys):
+    assert main(["report", str(sweep.parent)]) == 2
+    assert "is no sweep and has no steps over points" in capsys.readouterr().err
