@@ -205,9 +205,11 @@ def judge(spec: JobSpec, records: list[TaskRecord], srun_status: int, slurm_stat
     if len(records) < num_tasks:
         missing = sorted(set(range(num_tasks)) - {one.rank for one in records})
         ranks = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
+        late = "killed at the time limit before it had saved, give more --signal-lead-s"
+        why = late if slurm_state == "TIMEOUT" else "killed, or never started"
         return Decision(
             outcome=CRASHED,
-            reason=f"rank {ranks} left no record: killed, or never started (srun: {srun_status})",
+            reason=f"rank {ranks} left no record: {why} (srun: {srun_status})",
             requeue=True,
         )
     told = sorted({name for one in records for name in one.signals})

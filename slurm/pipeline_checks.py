@@ -37,12 +37,14 @@ def check_same(job: BatchJob) -> None:
     if not (job.folder / SPEC_FILE).is_file():
         return
     before = load_spec(job.folder)
+    if len(before.works) != len(job.spec.works):
+        raise SlurmError(
+            f"{job.folder}: was begun with {len(before.works)} points or parts, got {len(job.spec.works)}; give "
+            "another --folder, where finished training ends at once"
+        )
     states = element_states(job.folder, before)
-    other = any(
-        one != now and state.state in (DONE_STATE, *OPEN_STATES)
-        for one, now, state in zip(before.works, job.spec.works, states, strict=False)
-    )
-    if other or len(before.works) != len(job.spec.works):
+    works = zip(before.works, job.spec.works, states, strict=True)
+    if any(one != now and state.state in (DONE_STATE, *OPEN_STATES) for one, now, state in works):
         raise SlurmError(
             f"{job.folder}: was begun with other commands, values or points, and is done or queued; call it as before, "
             "cancel what waits in order to change it, or give another --folder, where finished training ends at once"

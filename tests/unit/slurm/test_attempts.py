@@ -76,3 +76,9 @@ def test_a_start_that_was_never_closed_is_closed_as_killed(tmp_path):
     assert (closed.starts[1].outcome, closed.starts[1].saved_after, closed.starts[1].ended) == (ENDED_BY_SLURM, 4, 9.0)
     records.save_attempts(tmp_path, 0, closed)
     assert records.load_attempts(tmp_path, 0) == closed
+
+
+def test_ranks_that_did_not_save_before_the_limit_ask_for_more_time():
+    decision = judge(spec(), [record(1, 75)], 137, "TIMEOUT")
+    assert (decision.outcome, decision.requeue) == (CRASHED, True)
+    assert "killed at the time limit before it had saved, give more --signal-lead-s" in decision.reason
