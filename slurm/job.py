@@ -23,7 +23,7 @@ from slurm.progress import last_sign_of_life
 from slurm.spec import JobSpec, Work, load_spec
 
 STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-POLL_S, RESEND_S, LOOK_S = 0.1, 1.0, 30.0
+POLL_S, RESEND_S, LOOK_S = 0.1, 1.0, 300.0
 FIRST_PORT, NUM_PORTS = 15_000, 15_000  # below the ports that systems give to outgoing connections
 _LAUNCHER_VARIABLES = ("LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE", "GROUP_RANK", "DS_ACCELERATOR")
 _TAIL_BYTES = 1 << 14

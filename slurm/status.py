@@ -8,7 +8,7 @@ from slurm.cluster import JobState, has_sbatch, job_states
 from slurm.progress import saved, training_progress
 from slurm.snapshot import SNAPSHOT
 from slurm.spec import SPEC_FILE, Work, load_spec
-from slurm.state import DONE_STATE, FAILED_STATE, ElementState, element_states
+from slurm.state import DONE_STATE, FAILED_STATE, RUNNING_STATE, WAITING_STATE, ElementState, element_states
 from slurm.submit import FOLDERS
 from slurm.typed import SlurmError
 
@@ -74,13 +74,13 @@ def element_line(work: Work, state: ElementState) -> str:
     if work.is_training:
         progress = training_progress(work)
         of_steps = f"/{progress.steps}" if progress.steps else ""
-        parts.append(f"step {progress.step}{of_steps}" if progress.step or state.state != "waiting" else "")
+        parts.append(f"step {progress.step}{of_steps}" if progress.step or state.state != WAITING_STATE else "")
         parts.append(f"loss {progress.loss:.4f}" if progress.loss is not None else "")
-        if state.state == "running" and progress.seconds_left is not None:
+        if state.state == RUNNING_STATE and progress.seconds_left is not None:
             parts.append(f"{duration(progress.seconds_left)} left")
             if progress.age_s is not None and progress.age_s > 300:
                 parts.append(f"last step {duration(progress.age_s)} ago")
-    if work.progress is not None and (files := saved(work)) > 0:
+    if work.progress is not None and state.state == RUNNING_STATE and (files := saved(work)) > 0:
         parts.append(f"{files} files")
     parts.append(f"{state.starts} starts, {state.crashes} crashed" if state.starts > 1 else "")
     parts.append(state.reason if state.state != DONE_STATE else "")
