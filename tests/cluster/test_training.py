@@ -1,10 +1,12 @@
 """Training on two nodes: the same bits as under the deepspeed launcher, however often the job is disturbed."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from slurm.attempts import CRASHED, DONE, ENDED_BY_SLURM, STOPPED, load_attempts
@@ -79,14 +81,22 @@ def test_a_job_disturbed_ten_times_ends_with_the_weights_of_the_undisturbed_one(
 
 
 def _come_to_the_time_limit(job: str, folder: Path) -> None:
-    """SLURM looks at limits twice a minute; so that the run does not end before, one rank holds it up."""
+    """SLURM looks at limits twice a minute; so that the run does not end before, one rank holds it up until then.
+
+    SLURM may have woken or ended that rank itself. The limit is raised again before the next start could come to it.
+    """
     start = len(load_attempts(folder, 0).starts) - 1
+
+    def ended() -> bool:
+        return load_attempts(folder, 0).starts[start].ended is not None
+
+    rank, held_until = jobs.ranks_of(folder, 1)[0], time.monotonic() + 35
     jobs.scontrol("update", f"JobId={job}", "TimeLimit=2")
-    rank = jobs.ranks_of(folder, 1)[0]
-    rank.suspend()
-    time.sleep(35)
-    rank.resume()
-    jobs.wait_until(lambda: load_attempts(folder, 0).starts[start].ended is not None, "end at the limit", folder)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        rank.suspend()
+        jobs.wait_until(lambda: ended() or time.monotonic() > held_until, "end of the hold", folder)
+        rank.resume()
+    jobs.wait_until(ended, "end at the limit", folder)
     jobs.scontrol("update", f"JobId={job}", f"TimeLimit={LIMIT}")
 
 
