@@ -17,8 +17,8 @@ def spoilt(world: Path) -> tuple[Path, list[int], str, float]:
     """On rank 1 a loss that is no number in step 2, a sleep in step 3, no memory in step 4; and the seconds from then
     to the end of rank 0."""
     run_dir = world / "spoilt"
-    recipe = write_recipe(world, "distill", run_dir, steps=9, hang_after=2.0, profile={"start": 1, "steps": 2})
-    script = ("tests/helpers/spoilt_rank.py", "1", "2=nan,3=5,4=memory")
+    recipe = write_recipe(world, "distill", run_dir, steps=9, hang_after=4.0, profile={"start": 1, "steps": 2})
+    script = ("tests/helpers/spoilt_rank.py", "1", "2=nan,3=10,4=memory")
     ranks = start_ranks(["--recipe", str(recipe)], script=script)
     ranks[1].wait(timeout=240)
     began = time.monotonic()
