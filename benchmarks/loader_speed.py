@@ -6,6 +6,7 @@ gives the 13 tiles of a 2688x896 canvas. Without `--images` the pictures are dra
 """
 
 import argparse
+import functools
 import io
 import itertools
 import json
@@ -45,19 +46,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder with CAM_FRONT, CAM_BACK, ... of 1600x900 JPEGs")
     parser.add_argument("--processes", type=int, default=2, help="of each pipeline (default: 2)")
+    parser.add_argument(
+        "--prefetch", type=int, default=2, help="packs each worker of the loader makes ahead (default: 2)"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="of which the median is taken (default: 5)")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each pipeline in each round (default: 6)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    loader = functools.partial(loader_frames, prefetch=options.prefetch)
+    pipelines = {"loader": loader, "bare": bare_frames, "pillow": pillow_frames}
     rates: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_frames(Path(folder), options.images)
         for _ in range(options.rounds):
             for name in ("original", "stored"):
-                for pipeline in (loader_frames, bare_frames, pillow_frames):
+                for kind, pipeline in pipelines.items():
                     count = pipeline(Path(folder) / name, options.processes, options.seconds)
-                    rates.setdefault(f"{name} {pipeline.__name__.removesuffix('_frames')}", []).append(count)
+                    rates.setdefault(f"{name} {kind}", []).append(count)
     medians = {name: round(statistics.median(values), 2) for name, values in rates.items()}
     result: dict[str, Any] = {"processes": options.processes, "frames_per_s": medians, "rounds": rates}
     result["ratios"] = {
@@ -84,11 +90,13 @@ def write_frames(folder: Path, images: Path | None) -> None:
         write_shards(frames, folder / name, source="benchmark", licence="none", samples_per_shard=12)
 
 
-def loader_frames(shards: Path, processes: int, seconds: float) -> float:
+def loader_frames(shards: Path, processes: int, seconds: float, *, prefetch: int = 2) -> float:
     """The project's loader, for a job on images: read, check, decode, tile, hand over."""
     source = FrameSource(name="d", index=load_index(shards))
     stream = tile_stream([source], layout=LAYOUT, max_tiles=13 * FRAMES_A_PACK, seed=0)
-    loader = PackLoader([source], stream, layout=LAYOUT, workers=processes, max_tiles=13 * FRAMES_A_PACK)
+    loader = PackLoader(
+        [source], stream, layout=LAYOUT, workers=processes, prefetch=prefetch, max_tiles=13 * FRAMES_A_PACK
+    )
     return _rate((step[0].meta.num_samples for step in loader), seconds)
 
 

@@ -5,7 +5,7 @@ Any number of ranks under any ZeRO stage reads what any other wrote. Nothing is 
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,13 +93,7 @@ class StoredCheckpoints:
         return TrainState.from_json(json.loads((path / STATE_FILE).read_text())["state"])
 
     def _stored_snapshot(self, path: Path) -> Snapshot:
-        for name, part in json.loads((path / INPUTS_FILE).read_text()).items():
-            got = self.inputs.get(name, {"sha256": "none"})
-            if got["sha256"] != part["sha256"]:
-                raise CheckpointError(
-                    f"{name}: trained with {part['from']} of sha256 {part['sha256'][:16]}..., got {got['sha256'][:16]}"
-                    "...; put the former files back"
-                )
+        check_inputs(path, self.inputs)
         stored = json.loads((path / ENGINE_FILE).read_text())
         return Snapshot(tensors={}, shapes=stored["shapes"], counters=stored["counters"])
 
@@ -110,6 +104,26 @@ class StoredCheckpoints:
             self.say(f"{path} was written by {world} ranks, and is continued by {self.ranks.world_size}")
         first = self.ranks.rank * world // self.ranks.world_size
         return FragmentReader([path / rank_file((first + i) % world) for i in range(world)])
+
+
+def check_inputs(path: Path, inputs: Mapping[str, Any], names: Collection[str] | None = None) -> None:
+    """Compare frozen weights and datasets with those that a checkpoint was made with.
+
+    Args:
+        path: of the checkpoint.
+        inputs: as `StoredCheckpoints.inputs`.
+        names: compare these alone; all that the checkpoint has where None.
+
+    Raises:
+        CheckpointError: one of them is another now.
+    """
+    for name, part in json.loads((path / INPUTS_FILE).read_text()).items():
+        got = inputs.get(name, {"sha256": "none"})
+        if (names is None or name in names) and got["sha256"] != part["sha256"]:
+            raise CheckpointError(
+                f"{name}: trained with {part['from']} of sha256 {part['sha256'][:16]}..., got {got['sha256'][:16]}"
+                "...; put the former files back"
+            )
 
 
 def _candidates(root: Path) -> list[Path]:

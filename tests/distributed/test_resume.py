@@ -37,7 +37,7 @@ def _recipe(world: Path, run_dir: Path, **changes: object) -> Path:
         "checkpoint_every": 2,
         "keep": 3,
         "sample_log": True,
-        "model": {"drop_path": 0.3},
+        "model": {"drop_path": 0.3, "checkpointing": {"vision": "auto", "gpu_gib": 80.0}},
         "batch": {"micro_batches": 2},
     }
     return write_recipe(world, "distill", run_dir, **(settings | changes))
