@@ -1,8 +1,10 @@
-"""Frames of six JPEGs in; frames/s of the loader, of bare decoding and resizing, and of webdataset with Pillow out.
+"""Frames of six JPEGs in; frames/s of the loader, of bare work on bytes in memory, and of webdataset with Pillow out.
 
 `python benchmarks/loader_speed.py --images nuscenes/samples` writes small shards of originals and of
 views stored at training size, and runs each pipeline in turn, several rounds, in equally many processes. Every pipeline
-gives the 13 tiles of a 2688x896 canvas. Without `--images` the pictures are drawn at random.
+gives the 13 tiles of a 2688x896 canvas but `bare`, which decodes and resizes the six views and stops there; `tiled`
+does all of a frame's work on pixels, without reading, checking and handing over. Without `--images` the pictures are
+drawn at random.
 """
 
 import argparse
@@ -15,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,13 @@ from data_shards.index import load_index
 from data_shards.loader import FrameSource, PackLoader, tile_stream
 from data_shards.read import read_frame
 from data_shards.schema import CAMERAS, RawFrame
-from data_shards.tiling import ViewLayout
+from data_shards.tiling import ViewLayout, tile_jpegs
 from data_shards.write import write_shards
 
 CELL = (896, 448)
 NUM_FRAMES = 24
 FRAMES_A_PACK = 3
+TILES_A_FRAME = 13
 LAYOUT = ViewLayout(mode="canvas", max_tiles=12, draw_camera_names=False)
 
 
@@ -55,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     loader = functools.partial(loader_frames, prefetch=options.prefetch)
-    pipelines = {"loader": loader, "bare": bare_frames, "pillow": pillow_frames}
+    pipelines = {"loader": loader, "bare": bare_frames, "tiled": tiled_frames, "pillow": pillow_frames}
     rates: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_frames(Path(folder), options.images)
@@ -69,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result["ratios"] = {
         "original loader / bare": medians["original loader"] / medians["original bare"],
         "stored loader / bare": medians["stored loader"] / medians["stored bare"],
+        "original loader / tiled": medians["original loader"] / medians["original tiled"],
+        "stored loader / tiled": medians["stored loader"] / medians["stored tiled"],
         "original loader / webdataset + Pillow": medians["original loader"] / medians["original pillow"],
         "stored loader / webdataset + Pillow on originals": medians["stored loader"] / medians["original pillow"],
         "stored loader / webdataset + Pillow on stored": medians["stored loader"] / medians["stored pillow"],
@@ -93,18 +98,23 @@ def write_frames(folder: Path, images: Path | None) -> None:
 def loader_frames(shards: Path, processes: int, seconds: float, *, prefetch: int = 2) -> float:
     """The project's loader, for a job on images: read, check, decode, tile, hand over."""
     source = FrameSource(name="d", index=load_index(shards))
-    stream = tile_stream([source], layout=LAYOUT, max_tiles=13 * FRAMES_A_PACK, seed=0)
+    stream = tile_stream([source], layout=LAYOUT, max_tiles=TILES_A_FRAME * FRAMES_A_PACK, seed=0)
     loader = PackLoader(
-        [source], stream, layout=LAYOUT, workers=processes, prefetch=prefetch, max_tiles=13 * FRAMES_A_PACK
+        [source], stream, layout=LAYOUT, workers=processes, prefetch=prefetch, max_tiles=TILES_A_FRAME * FRAMES_A_PACK
     )
     return _rate((step[0].meta.num_samples for step in loader), seconds)
 
 
 def bare_frames(shards: Path, processes: int, seconds: float) -> float:
     """Six decodes and resizes of bytes in memory, in processes that hand nothing over; the same decoder and filter."""
-    index = load_index(shards)
-    frames = [read_frame(index, i).images for i in range(len(index))]
-    return _in_processes(lambda: _bare(frames), processes, seconds)
+    frames = _in_memory(shards)
+    return _in_processes(lambda: _repeat(decode_views, frames), processes, seconds)
+
+
+def tiled_frames(shards: Path, processes: int, seconds: float) -> float:
+    """All 13 tiles of bytes in memory, by the loader's own function and into memory that is used again."""
+    frames = _in_memory(shards)
+    return _in_processes(lambda: _repeat(tiling(), frames), processes, seconds)
 
 
 def pillow_frames(shards: Path, processes: int, seconds: float) -> float:
@@ -112,13 +122,29 @@ def pillow_frames(shards: Path, processes: int, seconds: float) -> float:
     urls = sorted(map(str, shards.glob("*.tar"))) * 1000
     dataset = webdataset.WebDataset(urls, shardshuffle=False, nodesplitter=None).map(_pillow_tiles)
     loader = DataLoader(dataset.batched(FRAMES_A_PACK, collation_fn=np.concatenate), None, num_workers=processes)
-    return _rate((len(tiles) // 13 for tiles in map(torch.as_tensor, loader)), seconds)
+    return _rate((len(tiles) // TILES_A_FRAME for tiles in map(torch.as_tensor, loader)), seconds)
 
 
-def _bare(frames: Sequence[dict[str, bytes]]) -> Iterator[int]:
+def decode_views(images: Mapping[str, bytes]) -> None:
+    """Decode and resize the six views, each by itself."""
+    for data in images.values():
+        resize(decode_picture(data, CELL), CELL)
+
+
+def tiling() -> Callable[[Mapping[str, bytes]], object]:
+    """Makes the tiles of a frame, always in the same memory."""
+    room = np.empty((TILES_A_FRAME, LAYOUT.tile_size, LAYOUT.tile_size, 3), np.uint8)
+    return functools.partial(tile_jpegs, layout=LAYOUT, allocate=lambda _: room)
+
+
+def _in_memory(shards: Path) -> list[dict[str, bytes]]:
+    index = load_index(shards)
+    return [read_frame(index, i).images for i in range(len(index))]
+
+
+def _repeat(work: Callable[[Mapping[str, bytes]], object], frames: Sequence[dict[str, bytes]]) -> Iterator[int]:
     for images in itertools.cycle(frames):
-        for data in images.values():
-            resize(decode_picture(data, CELL), CELL)
+        work(images)
         yield 1
 
 

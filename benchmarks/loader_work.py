@@ -1,4 +1,4 @@
-"""Frames of six JPEGs in; processor time of a loader's worker for a frame, and of bare decoding and resizing, out.
+"""Frames of six JPEGs in; processor time of a loader's worker for a frame, and of bare work on bytes in memory, out.
 
 `python -m benchmarks.loader_work --images nuscenes/samples [--rounds 7] [--out runs/bench/loader_work.json]`
 
@@ -13,7 +13,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,7 @@ import torch
 from torch.utils.data import get_worker_info
 from torch.utils.data._utils import worker
 
-from benchmarks.loader_speed import CELL, FRAMES_A_PACK, LAYOUT, write_frames
-from data_shards.decode import decode_picture, resize
+from benchmarks.loader_speed import FRAMES_A_PACK, LAYOUT, TILES_A_FRAME, decode_views, tiling, write_frames
 from data_shards.frame_dataset import FrameDataset, SlottedBatch
 from data_shards.index import DatasetIndex, load_index
 from data_shards.loader import FrameSource, tile_stream
@@ -31,7 +30,7 @@ from data_shards.plan import PackPlan
 from data_shards.read import read_frame
 from data_shards.slots import TileSlots
 
-MAX_TILES = 13 * FRAMES_A_PACK
+MAX_TILES = TILES_A_FRAME * FRAMES_A_PACK
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,8 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_frames(Path(folder), options.images)
         for name in ("original", "stored"):
             index = load_index(Path(folder) / name)
-            bare, loader = in_worker(bare_ms, index, options.rounds), in_worker(loader_ms, index, options.rounds)
-            result |= {f"{name} bare, ms": bare, f"{name} loader, ms": loader, f"{name} bare / loader": bare / loader}
+            kinds = {"bare": bare_ms, "tiled": tiled_ms, "loader": loader_ms}
+            own = {kind: in_worker(measure, index, options.rounds) for kind, measure in kinds.items()}
+            result |= {f"{name} {kind}, ms": value for kind, value in own.items()}
+            result |= {f"{name} {kind} / loader": own[kind] / own["loader"] for kind in ("bare", "tiled")}
     for name, value in result.items():
         print(f"{name:<28}{value:8.2f}")
     if options.out:
@@ -77,13 +78,23 @@ def loader_ms(index: DatasetIndex, rounds: int) -> float:
 
 def bare_ms(index: DatasetIndex, rounds: int) -> float:
     """Six decodes and resizes of bytes in memory for each of the same frames."""
+    return in_memory_ms(decode_views, index, rounds)
+
+
+def tiled_ms(index: DatasetIndex, rounds: int) -> float:
+    """All tiles of bytes in memory, thumbnails too, for each of the same frames."""
+    return in_memory_ms(tiling(), index, rounds)
+
+
+def in_memory_ms(work: Callable[[Mapping[str, bytes]], object], index: DatasetIndex, rounds: int) -> float:
+    """Work on the images of each frame of the first pack."""
+    start_worker(0)
     plan = first_pack(FrameSource(name="d", index=index))
     frames = [read_frame(index, visit.sample).images for visit in plan.visits]
 
     def make() -> None:
         for images in frames:
-            for data in images.values():
-                resize(decode_picture(data, CELL), CELL)
+            work(images)
 
     return best_ms(make, rounds) / len(frames)
 
