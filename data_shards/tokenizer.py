@@ -3,7 +3,6 @@ special tokens comes out, token for token equal to the sentencepiece library on 
 
 import io
 import json
-import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
+from data_shards.atomic import write_atomically
 from data_shards.chat import IMAGE_END, IMAGE_START, IMAGE_TOKEN, STOP, TURN_START, internlm2_chat
 
 BOS, EOS, UNKNOWN = "<s>", "</s>", "<unk>"
@@ -89,9 +89,7 @@ def train_sentencepiece(lines: Iterable[str], out: Path, *, vocab_size: int, use
             f"{out}: field 'vocab_size': got {vocab_size}, which does not fit the text ({error}); choose another size"
         ) from error
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_bytes(model.getvalue())
-    os.replace(partial, out)
+    write_atomically(out, model.getvalue())
     return out
 
 
