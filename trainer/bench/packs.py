@@ -34,7 +34,8 @@ class PackSettings:
     Attributes:
         max_tokens, max_tiles: of a pack.
         questions_per_visit: 1 is classic packing: every question brings its own images.
-        padded: every conversation is filled up to the longest there is, as in a padded batch.
+        padded: every conversation is filled up to the longest of its pack, as in a padded batch; the pack may then be
+            longer than its limit.
         tile_size: in pixels.
         tokens_per_tile: image tokens of a tile; 0 for jobs on images only.
         image_token: its id, larger than those of all words drawn.
@@ -64,14 +65,12 @@ def random_batches(settings: PackSettings, cost: CostModel, count: int, seed: in
     lengths = [driving]
     if settings.general:
         lengths.append(general_sizes(round(settings.general * len(driving.tokens)), settings, rng))
-    planned = _padded(lengths) if settings.padded else lengths
     limits = PackLimits(max_tokens=settings.max_tokens, max_tiles=settings.max_tiles)
-    mixture = [MixtureEntry(sizes=sizes) for sizes in planned]
+    mixture = [MixtureEntry(sizes=sizes) for sizes in lengths]
     stream = PackStream(mixture, limits, settings.questions_per_visit, seed, cost=cost)
     packs = _spread(stream.section(0), count)
     batches = (
-        to_tensors(build_pack(list(_parts(pack, planned, lengths, settings, rng)), loss_weight="square"))
-        for pack in packs
+        to_tensors(build_pack(list(_parts(pack, lengths, settings, rng)), loss_weight="square")) for pack in packs
     )
     return [_with_targets(batch, settings, rng) if settings.patches else batch for batch in batches]
 
@@ -112,16 +111,6 @@ def _spread(section: SectionPlan, count: int) -> list[PackPlan]:
     return [section[int(i)] for i in ascending[places]]
 
 
-def _padded(tables: Sequence[SizeTable]) -> list[SizeTable]:
-    """Each conversation as long as the longest of all, its images included."""
-    whole = [np.repeat(sizes.prefix, np.diff(sizes.first)) + sizes.tokens for sizes in tables]
-    longest = max(int(lengths.max(initial=0)) for lengths in whole)
-    return [
-        replace(sizes, tokens=(longest - np.repeat(sizes.prefix, np.diff(sizes.first))).astype(np.int32))
-        for sizes in tables
-    ]
-
-
 def _with_targets(batch: Batch, settings: PackSettings, rng: np.random.Generator) -> Batch:
     """The batch with log-probabilities of random entries for each patch of its tiles."""
     shape = (len(batch.tiles), settings.patches)
@@ -137,16 +126,13 @@ def _with_targets(batch: Batch, settings: PackSettings, rng: np.random.Generator
 
 
 def _parts(
-    pack: PackPlan,
-    planned: Sequence[SizeTable],
-    lengths: Sequence[SizeTable],
-    settings: PackSettings,
-    rng: np.random.Generator,
+    pack: PackPlan, lengths: Sequence[SizeTable], settings: PackSettings, rng: np.random.Generator
 ) -> Iterator[tuple[TokenSegments, np.ndarray, PartMeta]]:
-    for visit in pack.visits:
-        size = planned[visit.dataset][visit.sample]
-        own = [lengths[visit.dataset][visit.sample].question_tokens[q] for q in visit.questions]
-        whole = [size.question_tokens[q] for q in visit.questions]
+    sizes = [lengths[visit.dataset][visit.sample] for visit in pack.visits]
+    asked = [[size.question_tokens[q] for q in visit.questions] for size, visit in zip(sizes, pack.visits, strict=True)]
+    longest = max((size.prefix_tokens + max(own, default=0) for size, own in zip(sizes, asked, strict=True)), default=0)
+    for visit, size, own in zip(pack.visits, sizes, asked, strict=True):
+        whole = [longest - size.prefix_tokens if settings.padded else length for length in own]
         segments = tuple(_words(length, settings, rng, upto) for length, upto in zip(own, whole, strict=True))
         tokens = TokenSegments(
             prefix=_prefix(size.prefix_tokens, size.tiles, settings, rng),

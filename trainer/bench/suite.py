@@ -30,9 +30,9 @@ _LEAST_SECONDS = 20.0
 
 _SIZES = {
     "drivlm-2b": ["--tokens", "16384", "--tiles", "48", "--steps", "10"],
-    "tiny": ["--tokens", "600", "--tiles", "26", "--steps", "3", "--warmup", "1"],
+    "tiny": ["--tokens", "1000", "--tiles", "39", "--steps", "3", "--warmup", "1"],
 }
-_TIMED = {"drivlm-2b": ["--tokens", "16384"], "tiny": ["--tokens", "600", "--repeat", "3"]}
+_TIMED = {"drivlm-2b": ["--tokens", "16384"], "tiny": ["--tokens", "1000", "--repeat", "3"]}
 
 
 @dataclass(frozen=True, kw_only=True)
