@@ -84,8 +84,18 @@ class BadSampleWatch:
         """Write down what is new, the same on all ranks, and return it."""
         new = self._tally.add(found)
         if new:
-            self._ranks.on_main(lambda: self._file.append(new))
+            problem = self._ranks.on_main(lambda: self._append(new))
+            if problem:
+                self._say(f"{self._file.path} cannot be written: {problem}; {len(new)} samples are missing in it")
         return new
+
+    def _append(self, new: Sequence[BadRecord]) -> str:
+        """Says what failed; the run knows the samples, and its next start finds them again."""
+        try:
+            self._file.append(new)
+        except OSError as error:
+            return str(error)
+        return ""
 
     def _tell(self, new: Sequence[BadRecord]) -> None:
         for record in new[:_SHOWN]:

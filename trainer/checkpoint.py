@@ -147,10 +147,11 @@ class Checkpoints:
     def _make_room(self, partial: Path, needed: int) -> str:
         try:
             shutil.rmtree(partial, ignore_errors=True)
+            self.root.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.root).free
             if free < needed:
                 return "not enough space"
-            partial.mkdir(parents=True)
+            partial.mkdir()
         except OSError as error:
             return str(error)
         return ""

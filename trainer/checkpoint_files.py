@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,9 @@ def rank_file(rank: int) -> str:
 
 
 def checkpoints_in(root: Path) -> list[Path]:
-    """Checkpoints that were written to their end, newest first; some may have been damaged since."""
-    found = [path for path in root.glob("step-*") if path.is_dir() and path.suffix != PARTIAL]
+    """Checkpoints that were written to their end, newest first; some may have been damaged since. Directories of other
+    names, such as copies, are none."""
+    found = [path for path in root.glob("step-*") if path.is_dir() and re.fullmatch(r"step-\d{6,}", path.name)]
     return sorted(found, key=step_of, reverse=True)
 
 

@@ -16,6 +16,7 @@ from trainer.typed_yaml import ConfigError, apply_overrides, build, read_yaml
 __all__ = ["ConfigError", "Recipe", "load_recipe", "recipe_to_yaml", "warmup_steps"]
 
 MOST_ENTRIES = 1 << 16
+MOST_SEED = (1 << 63) - 1
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
@@ -135,12 +136,18 @@ def _check(recipe: Recipe) -> list[str]:
         "data.max_bad_fraction": data.max_bad_fraction,
         "optim.min_lr": optim.min_lr,
         "optim.layer_decay": optim.layer_decay,
-        "optim.betas.0": optim.betas[0],
-        "optim.betas.1": optim.betas[1],
     }
+    below_one = {"optim.betas.0": optim.betas[0], "optim.betas.1": optim.betas[1]}
     problems = [f"{name}: got {value}, expected more than 0" for name, value in positive.items() if not value > 0]
     problems += [f"{name}: got {value}, expected 0 or more" for name, value in not_negative.items() if not value >= 0]
     problems += [f"{name}: got {value}, expected 0 to 1" for name, value in unit.items() if not 0 <= value <= 1]
+    problems += [
+        f"{name}: got {value}, expected 0 up to (not including) 1"
+        for name, value in below_one.items()
+        if not 0 <= value < 1
+    ]
+    if recipe.seed > MOST_SEED:
+        problems.append(f"seed: got {recipe.seed}, expected at most {MOST_SEED}")
     return problems + _check_mixture(data) + _check_stage(recipe)
 
 
@@ -260,6 +267,8 @@ def _check_watching(recipe: Recipe) -> list[str]:
     problems = _check_names("validation", validation.datasets)
     problems += [f"{name}: got {value}, expected more than 0" for name, value in positive.items() if not value > 0]
     problems += [f"{name}: got {value}, expected 0 or more" for name, value in not_negative.items() if not value >= 0]
+    if recipe.profile.steps and recipe.profile.start > recipe.steps:
+        problems.append(f"profile.start: got {recipe.profile.start}, expected at most steps = {recipe.steps}")
     if recipe.hang_after >= TIMEOUT.total_seconds():
         problems.append(
             f"hang_after: got {recipe.hang_after:g} s, expected less than the time-out of collectives, "

@@ -14,6 +14,7 @@ import torch
 
 from data_shards.collate import Batch
 from trainer.dist import MainRankError, Ranks
+from trainer.lines import PatientLines
 from trainer.recipe import DataSection
 
 SKIPPED_FILE = "skipped.jsonl"
@@ -23,6 +24,8 @@ HISTORY = 100
 _ENOUGH = 20
 _SPREADS = 8.0
 _SHOWN = 6
+_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+"""What torch, which has no class for it, says where the host has none left."""
 
 
 class TooManySkipped(MainRankError):  # noqa: N818
@@ -48,20 +51,23 @@ def is_spike(loss: float, former: Sequence[float]) -> bool:
 
 @contextmanager
 def explained_memory(limits: DataSection, batch: Batch) -> Iterator[None]:
-    """Within this context running out of device memory names the pack.
+    """Within this context running out of memory, of the device or of the host, names the pack.
 
     Raises:
         OutOfMemory: in the place of torch's error.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and _HOST_MEMORY not in str(error):
+            raise
         meta = batch.meta
         tokens = f"{meta.num_tokens} tokens (data.max_tokens {limits.max_tokens}), "
         raise OutOfMemory(
             f"out of memory at a pack of {tokens if meta.num_tokens else ''}{meta.num_tiles} tiles (data.max_tiles "
-            f"{limits.max_tiles}) and {len(batch.label_targets)} label tokens, frames {_shown(meta.keys)}; lower "
-            f"{'data.max_tokens or ' if meta.num_tokens else ''}data.max_tiles: {str(error).splitlines()[0]}"
+            f"{limits.max_tiles}) and {len(batch.label_targets)} label tokens, frames {_shown(meta.keys)}; have more "
+            "layers checkpointed (model.checkpointing; this run then goes on), or lower "
+            f"{'data.max_tokens or ' if meta.num_tokens else ''}data.max_tiles: {_first_line(error)}"
         ) from error
 
 
@@ -81,6 +87,7 @@ class StepGuard:
         self._in_row = next((i for i in range(len(steps)) if step - i not in steps), len(steps))
         self._former: deque[float] = deque(maxlen=HISTORY)
         self._keys: dict[int, list[tuple[str, ...]]] = {}
+        self._files = {name: PatientLines(run_dir / name, say) for name in (SKIPPED_FILE, SPIKES_FILE)}
 
     def applied(self, step: int, batches: Sequence[Batch]) -> None:
         """Remember a step's samples until its loss is read."""
@@ -128,11 +135,7 @@ class StepGuard:
         self._keys = {}
 
     def _write(self, name: str, record: Mapping[str, Any]) -> None:
-        def append() -> None:
-            with (self._run_dir / name).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-
-        self._ranks.on_main(append)
+        self._ranks.on_main(lambda: self._files[name].add(json.dumps(record)))
 
 
 def _read_steps(run_dir: Path, step: int) -> list[int]:
@@ -150,6 +153,10 @@ def _read_steps(run_dir: Path, step: int) -> list[int]:
 
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or repr(error)).splitlines()[0]
 
 
 def _shown(keys: Sequence[str]) -> str:

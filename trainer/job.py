@@ -3,6 +3,7 @@
 import enum
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from trainer.bad_samples import BadSampleWatch
 from trainer.checkpoint import Checkpoints
 from trainer.config import Recipe, load_recipe, recipe_to_yaml
 from trainer.data import Data, make_data
-from trainer.dist import Ranks
+from trainer.dist import MainRankError, Ranks
 from trainer.ds_config import load_ds_config, precision, resolve, zero_stage
 from trainer.engine import Engine, Partition
 from trainer.fit import memory_report
@@ -25,12 +26,17 @@ from trainer.memory import Zero
 from trainer.optim import training_table
 from trainer.resume import CheckpointError, StoredCheckpoints
 from trainer.run_dir import RunDir, weights_record, write_model
+from trainer.run_lock import locked
 from trainer.sample_log import SampleLog
 from trainer.settle import settle_checkpointing
 from trainer.stages import make_stage
 from trainer.stages.base import Preparation, Stage
 from trainer.state import StopRequest, TrainState, stop_on_signals
 from trainer.validator import Validator
+
+
+class ModelNotWritten(MainRankError):  # noqa: N818
+    """The finished model found no room."""
 
 
 class Outcome(enum.Enum):
@@ -88,7 +94,7 @@ def run_job(job: Job) -> Outcome:
     recipe, notes = load_recipe(job.recipe, job.overrides)
     config, chosen = _resolve(job, recipe, dist.world_size_from_environment())
     run_dir = RunDir(path=recipe.run_dir)
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, ExitStack() as held:
         ranks = dist.init()
         if job.resume != "never" and ranks.on_main(lambda: _finished(run_dir, recipe, ranks.world_size)):
             return Outcome.DONE
@@ -98,7 +104,7 @@ def run_job(job: Job) -> Outcome:
         validator = Validator(recipe, stage, ranks)
         plan = [*data.summary(ranks.world_size), *validator.notes()]
         announce("\n".join([*notes, *chosen, *layers, *stage.notes(), *plan, _table(stage)]))
-        inputs = ranks.on_main(lambda: _begin(job, run_dir, stage, data, config, ranks))
+        inputs = ranks.on_main(lambda: _begin(job, run_dir, stage, data, config, ranks, held))
         _judge_counted(data, run_dir, ranks)
         groups = stage.parameter_groups()
         stage.load(Partition(config, ranks) if zero_stage(config) == 3 else None)
@@ -172,13 +178,24 @@ def _train(job: Job, parts: _Parts) -> Outcome:
             samples.close()
     if stopped:
         return Outcome.STOPPED
-    write_model(parts.stage.exported(), ranks, run_dir.model, parts.stage.save_extras)
+    _write_model(parts)
     summary = ranks.on_main(lambda: run_dir.write_summary(recipe.stage, state))
     announce(
         f"{recipe.stage}: {summary['steps']} steps in {summary['seconds']:.0f} s, loss {summary['loss_first']:.4f} -> "
         f"{summary['loss_last']:.4f} (means of ten steps); model in {run_dir.model}"
     )
     return Outcome.DONE
+
+
+def _write_model(parts: _Parts) -> None:
+    directory = parts.run_dir.model
+    try:
+        write_model(parts.stage.exported(), parts.ranks, directory, parts.stage.save_extras)
+    except OSError as error:
+        raise ModelNotWritten(
+            f"{directory}: the model could not be written: {error}; make room there and start the run again: it goes "
+            "on from its last checkpoint"
+        ) from error
 
 
 def _resolve(job: Job, recipe: Recipe, world_size: int) -> tuple[dict[str, Any], list[str]]:
@@ -207,12 +224,16 @@ def _finished(run_dir: RunDir, recipe: Recipe, world_size: int) -> bool:
 
 
 def _begin(
-    job: Job, run_dir: RunDir, stage: Stage, data: Data, config: dict[str, Any], ranks: Ranks
+    job: Job, run_dir: RunDir, stage: Stage, data: Data, config: dict[str, Any], ranks: Ranks, held: ExitStack
 ) -> Mapping[str, Any]:
+    """Make the directory, or take it over; it is `held` from now on."""
     inputs = {**weights_record(stage.bases()), **data.mixture.record()}
-    aside = run_dir.move_aside() if job.resume == "never" else None
-    if aside is not None:
-        announce(f"--resume never: {run_dir.path} moved to {aside}")
+    if job.resume == "never" and run_dir.path.is_dir():
+        with locked(run_dir.path, announce):
+            announce(f"--resume never: {run_dir.path} moved to {run_dir.move_aside()}")
+    run_dir.make()
+    held.enter_context(locked(run_dir.path, announce))
+    run_dir.check_recipe(recipe_to_yaml(data.recipe), ranks.world_size)
     run_dir.check_inputs(inputs)
     run_dir.begin(recipe_to_yaml(data.recipe), config, ranks.world_size, inputs)
     return inputs

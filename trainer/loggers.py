@@ -3,6 +3,7 @@
 Other ranks get the null logger: callers never ask for a rank.
 """
 
+import contextlib
 import json
 import math
 import sys
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from data_shards.atomic import write_atomically
+from trainer.curves import Curves
 from trainer.dist import Ranks, is_main_process
+from trainer.lines import PatientLines
 
 SECONDS_FOR_MAIN = 2.0
 
@@ -55,43 +57,46 @@ class NullLogger:
 
 
 class RunLogger:
-    """Writes into a run directory and shows a bar on standard error."""
+    """Writes into a run directory and shows a bar on standard error. A disk that takes nothing more ends no run."""
 
     def __init__(self, run_dir: Path, *, title: str, steps: int, done: int) -> None:
         """Continue the curves of an earlier start after step `done`; later entries of it are dropped."""
         run_dir.mkdir(parents=True, exist_ok=True)
-        self._path = run_dir / "metrics.jsonl"
-        keep_until(self._path, done)
-        self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=done + 1 if done else None)
+        path = run_dir / "metrics.jsonl"
+        keep_until(path, done)
+        path.touch()
+        self._lines = PatientLines(path, self.say)
+        self._curves = Curves(run_dir / "tensorboard", done=done, say=self.say)
         interval = 0.5 if sys.stderr.isatty() else 15.0
         self._bar = tqdm(total=steps, initial=done, desc=title, unit="step", mininterval=interval, dynamic_ncols=True)
 
     def say(self, text: str) -> None:
-        self._bar.write(text, file=sys.stderr)
+        with _whatever_takes_it():
+            self._bar.write(text, file=sys.stderr)
 
     def step_done(self, step: int) -> None:
-        self._bar.update(step - self._bar.n)
+        with _whatever_takes_it():
+            self._bar.update(step - self._bar.n)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         record = {"step": step, "time": round(time.time(), 3), **{n: _json_number(v) for n, v in values.items()}}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._lines.add(json.dumps(record))
+        if not self._lines.stuck:
+            self._curves.scalars(step, values)
         if "loss/total" in values:
             self._bar.set_postfix_str(
                 f"loss {values['loss/total']:.4f}, {values['rate/samples_per_s']:.1f} samples/s", refresh=False
             )
 
     def picture(self, step: int, name: str, image_HWC: np.ndarray, caption: str) -> None:
-        self._board.add_image(name, image_HWC, step, dataformats="HWC")
-        self._board.add_text(name, caption, step)
+        if not self._lines.stuck:
+            self._curves.picture(step, name, image_HWC, caption)
 
     def close(self) -> None:
-        self._bar.close()
-        self._file.close()
-        self._board.close()
+        self._lines.close()
+        self._curves.close()
+        with _whatever_takes_it():
+            self._bar.close()
 
 
 def make_logger(ranks: Ranks, run_dir: Path, *, title: str, steps: int, done: int) -> Logger:
@@ -102,7 +107,8 @@ def make_logger(ranks: Ranks, run_dir: Path, *, title: str, steps: int, done: in
 def announce(text: str) -> None:
     """Print a line before or after training, once for all ranks."""
     if is_main_process():
-        print(text, flush=True)
+        with _whatever_takes_it():
+            print(text, flush=True)
 
 
 def report_failure(text: str, *, on_all_ranks: bool) -> None:
@@ -111,9 +117,20 @@ def report_failure(text: str, *, on_all_ranks: bool) -> None:
     The launcher ends every rank as soon as one has failed, so the silent ones give the main rank time to speak.
     """
     if is_main_process() or not on_all_ranks:
-        print(f"error: {text}", file=sys.stderr, flush=True)
+        warn(f"error: {text}")
     else:
         time.sleep(SECONDS_FOR_MAIN)
+
+
+def warn(text: str) -> None:
+    """Print a line on standard error, for whatever rank calls."""
+    with _whatever_takes_it():
+        print(text, file=sys.stderr, flush=True)
+
+
+def _whatever_takes_it() -> contextlib.AbstractContextManager[None]:
+    """For what is only shown: the output may go to a file on a disk that is full, where nobody can be told."""
+    return contextlib.suppress(OSError)
 
 
 def _json_number(value: float) -> float | None:

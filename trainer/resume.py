@@ -19,6 +19,7 @@ from trainer.checkpoint_files import (
     file_damage,
     rank_file,
     read_manifest,
+    step_of,
 )
 from trainer.dist import Ranks
 from trainer.engine import Engine, Snapshot
@@ -54,7 +55,7 @@ class StoredCheckpoints:
         """
         candidates = self.ranks.on_main(lambda: _candidates(self.root))
         for path in candidates:
-            damage = self.damage(path)
+            damage = self.damage(path) or _misnamed(path)
             if not damage:
                 return path
             self.say(f"checkpoint {path} is damaged and passed over: {damage[0]}")
@@ -124,6 +125,12 @@ def check_inputs(path: Path, inputs: Mapping[str, Any], names: Collection[str] |
                 f"{name}: trained with {part['from']} of sha256 {part['sha256'][:16]}..., got {got['sha256'][:16]}"
                 "...; put the former files back"
             )
+
+
+def _misnamed(path: Path) -> list[str]:
+    """What is wrong with the name of a whole checkpoint: the step it was made after is written when it is reached."""
+    step = json.loads((path / STATE_FILE).read_text())["state"]["step"]
+    return [] if step == step_of(path) else [f"{path}: got the state after step {step}; give its name back"]
 
 
 def _candidates(root: Path) -> list[Path]:

@@ -47,6 +47,9 @@ MAY_CHANGE = (
     "data.cache_dir",
     "data.cache_gib",
     "distill.teacher_placement",
+    "model.checkpointing.vision",
+    "model.checkpointing.language",
+    "model.checkpointing.gpu_gib",
 )
 """Recipe fields that may differ when a run is continued: they do not change what is learnt."""
 
@@ -142,13 +145,11 @@ class RunDir:
         os.replace(self.path, aside)
         return aside
 
-    def begin(
-        self, recipe_text: str, ds_config: Mapping[str, Any], world_size: int, inputs: Mapping[str, Any] | None = None
-    ) -> None:
-        """Write what the run is made of; `inputs` as for `check_inputs`.
+    def make(self) -> None:
+        """Make the directory where there is none.
 
         Raises:
-            RunDirError: the directory cannot be made.
+            RunDirError: it cannot be made.
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -156,10 +157,26 @@ class RunDir:
             raise RunDirError(
                 f"run_dir: got {self.path}, where no directory can be made ({error.strerror}); give another one"
             ) from error
-        write_atomically(self.path / "recipe.yaml", recipe_text.encode())
-        _write_json(self.path / "ds_config.json", ds_config)
-        _write_json(self.path / ENVIRONMENT_FILE, _environment(world_size))
-        _write_json(self.path / INPUTS_FILE, inputs or {})
+
+    def begin(
+        self, recipe_text: str, ds_config: Mapping[str, Any], world_size: int, inputs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write what the run is made of; `inputs` as for `check_inputs`.
+
+        Raises:
+            RunDirError: the directory cannot be made or written.
+        """
+        self.make()
+        try:
+            write_atomically(self.path / "recipe.yaml", recipe_text.encode())
+            _write_json(self.path / "ds_config.json", ds_config)
+            _write_json(self.path / ENVIRONMENT_FILE, _environment(world_size))
+            _write_json(self.path / INPUTS_FILE, inputs or {})
+        except OSError as error:
+            raise RunDirError(
+                f"run_dir: got {self.path}, which cannot be written ({error.strerror}); make room there, or give "
+                "another one"
+            ) from error
 
     def write_summary(self, stage: str, state: TrainState) -> dict[str, Any]:
         """`loss_first` and `loss_last` are means over the first and the last ten steps."""

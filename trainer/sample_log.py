@@ -10,7 +10,8 @@ from pathlib import Path
 
 from data_shards.collate import Batch
 from trainer.dist import Ranks
-from trainer.loggers import keep_until
+from trainer.lines import PatientLines
+from trainer.loggers import keep_until, warn
 
 DIRECTORY = "samples"
 
@@ -26,17 +27,18 @@ class SampleLog:
         """
         directory = run_dir / DIRECTORY
         ranks.on_main(lambda: _keep_until_all(directory, done))
-        self._file = (directory / f"rank-{ranks.rank:05d}.jsonl").open("a", encoding="utf-8")
+        path = directory / f"rank-{ranks.rank:05d}.jsonl"
+        path.touch()
+        self._lines = PatientLines(path, warn)
 
     def add(self, step: int, batches: Sequence[Batch]) -> None:
         """Write down the micro batches of a step before it is taken."""
         record = {"step": step, "micro_batches": [batch.meta.question_refs for batch in batches]}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        self._lines.add(json.dumps(record))
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Say what could not be written, if anything."""
+        self._lines.close()
 
 
 def _keep_until_all(directory: Path, done: int) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import re
+import sys
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -131,7 +132,7 @@ def _set(tree: Any, names: list[str], value: Any) -> None:
 def _build_dataclass(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
     if not isinstance(value, Mapping):
         spread = getattr(kind, "from_number", None)
-        if spread is not None and isinstance(value, int | float) and not isinstance(value, bool):
+        if spread is not None and _is_number(value):
             return spread(float(value))
         problems.append(f"{where}: got {value!r}, expected a section with {', '.join(_names(kind))}")
         return None
@@ -197,7 +198,7 @@ def _build_mapping(kind: Any, value: Any, where: str, problems: list[str]) -> An
 def _build_plain(kind: type, value: Any, where: str, problems: list[str]) -> Any:
     good = {
         int: type(value) is int,
-        float: type(value) in (int, float),
+        float: _is_number(value),
         bool: type(value) is bool,
         str: isinstance(value, str),
         Path: isinstance(value, str) and value != "",
@@ -208,6 +209,11 @@ def _build_plain(kind: type, value: Any, where: str, problems: list[str]) -> Any
         return int(value)
     problems.append(f"{where}: got {value!r}, expected {_describe(kind)}")
     return None
+
+
+def _is_number(value: Any) -> bool:
+    """A number, but for infinity and what YAML calls `.nan`."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _describe(kind: Any) -> str:

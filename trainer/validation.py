@@ -8,6 +8,7 @@ import torch
 from data_shards.loader import FrameSource, PackLoader
 from data_shards.plan import PackStream
 from trainer.dist import Ranks
+from trainer.guards import explained_memory
 from trainer.recipe import Recipe
 from trainer.stages.base import Forward, Stage
 
@@ -83,7 +84,8 @@ def _sums(
     rounds = -(-dataset.packs // ranks.world_size)
     for number, (batch,) in zip(range(rounds), _loader(dataset, stage.recipe, stage, ranks), strict=False):
         beat(f"validation on {dataset.source.name}, pack {number + 1} of {rounds}")
-        out = stage.loss(forward, batch, device)
+        with explained_memory(stage.recipe.data, batch):
+            out = stage.loss(forward, batch, device)
         if number * ranks.world_size + ranks.rank >= dataset.packs:
             continue
         table[-1, 0] += len(batch.meta.bad)

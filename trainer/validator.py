@@ -1,5 +1,6 @@
 """A recipe's held-out data in; at each look losses, scores of answers and pictures out, and the number that is best."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -76,10 +77,13 @@ class Validator:
         return values
 
     def score(self, values: dict[str, float]) -> float | None:
-        """The number that is highest at the best checkpoint, of what `look` gave; None where it was not measured."""
+        """The number that is highest at the best checkpoint, of what `look` gave; None where it was not measured, or is
+        none."""
         best = self._recipe.validation.best
-        value = values.get(f"validation/{best}")
-        return None if value is None else (-value if best == "loss" else value)
+        value = values.get(f"validation/{best}", math.nan)
+        if not math.isfinite(value):
+            return None
+        return -value if best == "loss" else value
 
 
 def _check_asked(datasets: Sequence[Asked], settings: ValidationSection) -> None:

@@ -113,3 +113,27 @@ def test_a_rank_that_cannot_write_does_not_end_the_run_but_a_stop_without_checkp
     assert "which could not be written" in log.read_text()
     newest = (run_dir / "checkpoints" / "latest").read_text().strip()
     assert f"the newest checkpoint is {run_dir / 'checkpoints' / newest}" in log.read_text()
+
+
+def test_a_full_disk_ends_no_rank_and_no_line_is_missing_after_it(world):
+    """No file of either rank may grow for some steps: checkpoints, metrics, samples, and the output that tells of it."""
+    run_dir = world / "crowded"
+    recipe = recipe_of(world, "align", run_dir.name, 40)
+    log = run_dir.with_suffix(".log")
+    ranks = fork_ranks(["--recipe", str(recipe)], log)
+    wait_until(lambda: last_step(run_dir) >= 4)
+    reached = last_step(run_dir)
+    for limit in (0, psutil.RLIM_INFINITY):
+        for rank in ranks:
+            psutil.Process(rank.pid).rlimit(psutil.RLIMIT_FSIZE, (limit, psutil.RLIM_INFINITY))
+        if not limit:
+            tried = [run_dir / "checkpoints" / f"step-{step:06d}.partial" for step in range(reached + 6, 40)]
+            wait_until(lambda tried=tried: any(path.exists() for path in tried))
+            assert last_step(run_dir) < reached + 6
+    assert join_ranks(ranks) == [0, 0], log.read_text()[-4000:]
+    assert sorted(losses(run_dir)) == list(range(1, 41))
+    for rank in (0, 1):
+        lines = (run_dir / "samples" / f"rank-0000{rank}.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == list(range(1, 41))
+    assert (run_dir / "checkpoints" / "latest").read_text() == "step-000040\n"
+    assert f"{run_dir / 'metrics.jsonl'} is written again" in log.read_text()

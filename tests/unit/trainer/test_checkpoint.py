@@ -233,6 +233,30 @@ def test_missing_and_shortened_files_are_refused(checkpoints, stored, said):
     assert "missing" in said[1]
 
 
+def test_copies_under_other_names_are_no_checkpoints_and_stay(checkpoints, stored):
+    path = _save(checkpoints, 1)
+    copy = checkpoints.root / "step-000001-before-the-crash"
+    shutil.copytree(path, copy)
+    assert stored.find() == path
+    for step in (2, 3, 4):
+        _save(checkpoints, step)
+    assert copy.is_dir()
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_passed_over(checkpoints, stored, said):
+    former, newest = _save(checkpoints, 1), _save(checkpoints, 2)
+    newest.rename(checkpoints.root / "step-000004")
+    assert stored.find() == former
+    assert "step-000004: got the state after step 2; give its name back" in said[0]
+
+
+def test_a_directory_that_was_deleted_is_made_again(checkpoints, stored, said):
+    _save(checkpoints, 1)
+    shutil.rmtree(checkpoints.root)
+    assert _save(checkpoints, 2) == stored.find()
+    assert not said
+
+
 def test_only_damaged_checkpoints_are_an_error(checkpoints, stored):
     (_save(checkpoints, 1) / "state.json").write_text("{}")
     with pytest.raises(CheckpointError, match="all 1 checkpoints are damaged"):

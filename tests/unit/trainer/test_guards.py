@@ -100,6 +100,18 @@ def test_a_spike_is_reported_with_the_samples_of_its_step(tmp_path):
     assert "at step 32" in said[0]
 
 
+def test_a_full_disk_keeps_the_names_of_samples_in_memory(tmp_path):
+    said = []
+    one = guard(tmp_path, said)
+    (tmp_path / "skipped.jsonl").symlink_to("/dev/full")
+    one.skipped(5, [batch("a0")], [torch.tensor(2.5)])
+    assert "cannot be written" in said[0]
+    assert "step 5 skipped" in said[1]
+    (tmp_path / "skipped.jsonl").unlink()
+    one.skipped(6, [batch("a1")], [torch.tensor(2.5)])
+    assert [row["step"] for row in rows(tmp_path / "skipped.jsonl")] == [5, 6]
+
+
 def test_spikes_are_judged_by_median_and_spread():
     rng = np.random.default_rng(1)
     noisy = (3.0 + 0.3 * rng.standard_normal(100)).tolist()
@@ -114,9 +126,22 @@ def test_spikes_are_judged_by_median_and_spread():
 
 def test_out_of_memory_names_the_pack_and_the_limits():
     limits = DataSection(datasets=(), max_tokens=16384, max_tiles=48)
-    text = r"pack of 900 tokens \(data.max_tokens 16384\), 40 tiles \(data.max_tiles 48\) and 7 .* frames k1; lower"
+    text = r"pack of 900 tokens \(data.max_tokens 16384\), 40 tiles \(data.max_tiles 48\) and 7 .* frames k1; .*"
     with pytest.raises(OutOfMemory, match=text), explained_memory(limits, batch("k1", tokens=900, tiles=40)):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
+
+
+def test_what_may_be_changed_in_a_run_comes_first_in_the_advice():
+    limits = DataSection(datasets=())
+    text = r"\(model\.checkpointing; this run then goes on\), or lower data\.max_tokens or data\.max_tiles: CUDA"
+    with pytest.raises(OutOfMemory, match=text), explained_memory(limits, batch("k1")):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("allocate", [lambda: torch.empty(1 << 60), lambda: np.empty(1 << 52)])
+def test_the_hosts_memory_is_memory_too(allocate):
+    with pytest.raises(OutOfMemory, match="frames k1"), explained_memory(DataSection(datasets=()), batch("k1")):
+        allocate()
 
 
 def test_other_errors_come_through_as_they_are():

@@ -2,11 +2,15 @@
 
 import json
 import math
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from trainer.curves import Curves
 from trainer.loggers import RunLogger
 
 VALUES = {"loss/total": 1.5, "rate/samples_per_s": 3.0}
@@ -56,3 +60,52 @@ def test_numbers_json_lacks_become_null(tmp_path, value):
     logger.scalars(1, VALUES | {"loss/total": value})
     logger.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["loss/total"] is None
+
+
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    """No file may grow, whatever its disk: also those that stand for the terminal in a test."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_ends_no_run_and_costs_no_line(tmp_path):
+    logger = RunLogger(tmp_path, title="t", steps=9, done=0)
+    logger.scalars(1, VALUES)
+    with _full_disk():
+        for step in (2, 3):
+            logger.scalars(step, VALUES)
+            logger.say(f"step {step}")
+            logger.step_done(step)
+    logger.scalars(4, VALUES)
+    logger.close()
+    assert _steps(tmp_path) == [1, 2, 3, 4]
+    assert [event.step for event in _events(tmp_path).Scalars("loss/total")] == [1, 4]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_curves_begin_a_new_file_where_the_old_one_took_no_more(tmp_path):
+    said: list[str] = []
+    curves = Curves(tmp_path / "tensorboard", done=0, say=said.append)
+    curves.scalars(1, VALUES)
+    with _full_disk():
+        for step in range(2, 200):
+            curves.scalars(step, VALUES)
+            curves.close()
+    assert "points of the curves are lost: [Errno 27]" in said[0]
+    curves.scalars(200, VALUES)
+    curves.close()
+    assert [event.step for event in _events(tmp_path).Scalars("loss/total")][-1] == 200
+
+
+def test_a_run_that_begins_again_at_its_first_step_has_each_step_once(tmp_path):
+    for value in (1.0, 2.0):
+        logger = RunLogger(tmp_path, title="t", steps=9, done=0)
+        logger.scalars(1, VALUES | {"loss/total": value})
+        logger.close()
+    assert _steps(tmp_path) == [1]
+    assert [event.value for event in _events(tmp_path).Scalars("loss/total")] == [2.0]

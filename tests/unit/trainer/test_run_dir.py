@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from models.presets import vision_config
 from models.vlm import build_vision, save_model
+from trainer import run_dir as run_dir_module
 from trainer.run_dir import RunDir, RunDirError, weights_record, write_model
 from trainer.state import TrainState
 
@@ -41,6 +42,19 @@ def test_a_place_where_no_directory_can_be_made_is_named(tmp_path):
 def test_same_recipe_and_harmless_changes_may_continue(begun):
     begun.check_recipe(RECIPE, world_size=2)
     begun.check_recipe(RECIPE.replace("log_every: 1", "log_every: 7").replace("workers: 2", "workers: 0"), world_size=2)
+
+
+def test_more_layers_may_be_checkpointed_after_memory_ran_out(begun):
+    begun.check_recipe(RECIPE + "model:\n  checkpointing: {vision: all, language: 12, gpu_gib: 80.0}\n", world_size=2)
+
+
+def test_a_full_disk_at_the_start_is_named(tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_dir_module, "write_atomically", full)
+    with pytest.raises(RunDirError, match=r"cannot be written \(No space left on device\); make room there"):
+        RunDir(path=tmp_path / "run").begin(RECIPE, {}, world_size=1)
 
 
 def test_a_step_may_be_divided_anew_among_other_ranks_but_not_grow(begun):

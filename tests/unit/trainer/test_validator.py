@@ -1,5 +1,6 @@
 """When to look, at how many packs, and which score is best."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -48,3 +49,8 @@ def test_a_lower_loss_and_a_higher_score_are_better(tmp_path):
     assert validator(tmp_path).score(values) == -1.5
     assert validator(tmp_path, best="accuracy").score(values) == 0.7
     assert validator(tmp_path, best="cider").score(values) is None
+
+
+def test_a_loss_that_is_no_number_is_never_the_best(tmp_path):
+    for loss in (math.nan, math.inf):
+        assert validator(tmp_path).score({"validation/loss": loss}) is None
