@@ -72,27 +72,27 @@ def measure(pixels: torch.Tensor, steps: int) -> list[dict[str, Any]]:
         if step in (0, steps // 4, steps):
             rows.append({"step": step, "entries": len(prototypes), **_gaps(own, target)})
         optimizer.zero_grad()
-        (patch_kl(own, target, 1.0) / len(own)).backward()
+        patch_kl(own, target, 1.0).mean().backward()
         optimizer.step()
     return rows
 
 
 def renormalised_kl(student_logits: torch.Tensor, values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     """The other way to do without the entries that are not kept: both distributions over the kept ones alone."""
-    return patch_kl(student_logits.gather(-1, indices), values[..., :-1].float(), 1.0)
+    return patch_kl(student_logits.gather(-1, indices), values[..., :-1].float(), 1.0).sum()
 
 
 def _gaps(own: torch.Tensor, teacher: torch.Tensor) -> dict[str, Any]:
     """The loss from all entries, and each shorter one's difference to it and angle of its gradient."""
     logits = own.detach().requires_grad_()
-    full = patch_kl(logits, teacher, 1.0)
+    full = patch_kl(logits, teacher, 1.0).sum()
     (direction,) = torch.autograd.grad(full, logits)
     found: dict[str, Any] = {"kl_per_tile": round(full.item() / len(own), 4)}
     for k in KEPT:
         kept, places = likeliest(log_softmax(teacher, dim=-1), k)
         values = torch.from_numpy(kept)
         indices = None if places is None else torch.from_numpy(places).long()
-        losses = {"tail": top_patch_kl(logits, values, indices, 1.0)}
+        losses = {"tail": top_patch_kl(logits, values, indices, 1.0).sum()}
         if indices is not None:
             losses["renormalised"] = renormalised_kl(logits, values, indices)
         for name, loss in losses.items():

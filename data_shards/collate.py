@@ -20,6 +20,7 @@ class BatchMeta:
 
     Attributes:
         keys: of each group's frame.
+        frame_tiles: dataset and number of tiles of each group's frame.
         question_refs: (key, question index in its frame) of each question.
         kinds, datasets: of each question.
         unparsed_tags: spans of the texts that look like object tags and are none; the model learns them as they are.
@@ -27,6 +28,7 @@ class BatchMeta:
     """
 
     keys: tuple[str, ...]
+    frame_tiles: tuple[tuple[str, int], ...]
     question_refs: tuple[tuple[str, int], ...]
     kinds: tuple[str, ...]
     datasets: tuple[str, ...]
@@ -143,6 +145,7 @@ def to_tensors(pack: Pack, bad: tuple[BadRecord, ...] = ()) -> Batch:
         dummy_tile=pack.dummy_tile,
         meta=BatchMeta(
             keys=pack.keys,
+            frame_tiles=pack.frame_tiles,
             question_refs=pack.question_refs,
             kinds=pack.kinds,
             datasets=pack.datasets,

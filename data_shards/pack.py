@@ -56,6 +56,7 @@ class Pack:
         label_weights: float32 [M].
         label_questions: int32 [M], index into the three tuples a question below.
         keys: key of each group's frame.
+        frame_tiles: dataset and number of tiles of each group's frame.
         question_refs: (key, question index in its frame) of each question.
         kinds, datasets: of each question.
         unparsed_tags: of all parts.
@@ -73,6 +74,7 @@ class Pack:
     label_weights: np.ndarray
     label_questions: np.ndarray
     keys: tuple[str, ...]
+    frame_tiles: tuple[tuple[str, int], ...]
     question_refs: tuple[tuple[str, int], ...]
     kinds: tuple[str, ...]
     datasets: tuple[str, ...]
@@ -129,6 +131,7 @@ def build_pack(
         label_weights=weights.astype(np.float32),
         label_questions=question_of.astype(np.int32),
         keys=tuple(meta.key for _, _, meta in parts),
+        frame_tiles=tuple((meta.dataset, len(own)) for _, own, meta in parts),
         question_refs=tuple((meta.key, q) for _, _, meta in parts for q in meta.question_ids),
         kinds=tuple(kind for _, _, meta in parts for kind in meta.kinds),
         datasets=tuple(meta.dataset for _, _, meta in parts for _ in meta.question_ids),
@@ -146,7 +149,7 @@ def filler_pack(tile_size: int, token: int | None) -> Pack:
     prefix = np.array([] if token is None else [token], np.int32)
     tokens = TokenSegments(prefix=prefix, segments=(), label_spans=())
     tiles = np.zeros((0, tile_size, tile_size, 3), np.uint8)
-    return replace(build_pack([(tokens, tiles, PartMeta(key="", dataset=""))]), keys=())
+    return replace(build_pack([(tokens, tiles, PartMeta(key="", dataset=""))]), keys=(), frame_tiles=())
 
 
 def _sequence(frames: Sequence[TokenSegments]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:

@@ -16,6 +16,7 @@ from trainer.typed_yaml import ConfigError, apply_overrides, build, read_yaml
 __all__ = ["ConfigError", "Recipe", "load_recipe", "recipe_to_yaml", "warmup_steps"]
 
 MOST_ENTRIES = 1 << 16
+_CURVES = ("total", "features", "patch_logits", "answer_logits")
 MOST_SEED = (1 << 63) - 1
 
 
@@ -172,9 +173,12 @@ def _check_mixture(data: DataSection) -> list[str]:
 
 def _check_names(section: str, datasets: Sequence[DatasetSection]) -> list[str]:
     names = [dataset.name or dataset.path.name for dataset in datasets]
-    return [
-        f"{section}.datasets: the name {name!r} occurs twice; give one of them another `name`"
-        for name in sorted({name for name in names if names.count(name) > 1})
+    twice = sorted({name for name in names if names.count(name) > 1})
+    problems = [f"{section}.datasets: the name {name!r} occurs twice; give one of them another `name`" for name in twice]
+    return problems + [
+        f"{section}.datasets: the name {name!r} is that of a curve, loss/{name}; give it another `name`"
+        for name in names
+        if name in _CURVES
     ]
 
 

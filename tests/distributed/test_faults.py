@@ -73,6 +73,9 @@ def test_everything_that_is_watched_is_logged(spoilt):
     names += [f"rate/{name}" for name in rates] + ["ranks/cost_balance", "ranks/slowest_over_median"]
     for name in names:
         assert row[name] >= 0 or name == "loss/features", name
+    by_dataset = [row[f"loss/{name}"] for name in ("driving", "general") if f"loss/{name}" in row]
+    assert min(by_dataset) - 1e-6 <= row["loss/total"] <= max(by_dataset) + 1e-6
+    assert row["loss/features"] + row["loss/patch_logits"] == pytest.approx(row["loss/total"], rel=1e-5)
     assert row["optim/grad_norm"] ** 2 == pytest.approx(row["grad_norm/vision"] ** 2 + row["grad_norm/bridge"] ** 2)
     assert 1 <= row["ranks/cost_balance"] < 2
     assert "utilisation/mfu" not in row

@@ -85,6 +85,7 @@ class Stage(ABC):
         blanks: the parts of `model`, and where their weights come from.
         dtype: of all parameters.
         frozen: recipe field to files, of parts that are not trained.
+        datasets: names of those trained and validated on.
         modules: prefix of parameter names to module name, for learning rates and the table.
     """
 
@@ -106,6 +107,8 @@ class Stage(ABC):
         self.blanks = blanks
         self.dtype = dtype
         self.frozen = frozen
+        sections = (*recipe.data.datasets, *recipe.validation.datasets)
+        self.datasets = tuple(dict.fromkeys(dataset.name for dataset in sections))
         freeze(model, recipe.model.freeze)
         for layers in self.layers().values():
             let_gradients_in(layers)

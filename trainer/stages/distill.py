@@ -23,8 +23,9 @@ from trainer.hashes import files_sha256
 from trainer.losses import negative_cosine, patch_kl, top_patch_kl
 from trainer.recipe import Recipe
 from trainer.stages.answers import AnswerTerm
-from trainer.stages.base import Forward, LossOut, Preparation, Stage
+from trainer.stages.base import Forward, LossOut, Metrics, Preparation, Stage
 from trainer.stages.frozen import FrozenPart
+from trainer.stages.grouped import index_of, means_by
 from trainer.stages.towers import (
     TowerShape,
     check_fit,
@@ -143,30 +144,31 @@ class DistillStage(Stage):
         targets = batch.targets.to(device, non_blocking=True) if batch.targets else None
         teacher_TNE = self._states(pixels, targets)
         student_TNE = forward(pixels)
-        total = pixels.new_zeros((), dtype=torch.float32)
+        each_T = pixels.new_zeros(len(pixels), dtype=torch.float32)
         metrics: dict[str, tuple[torch.Tensor, torch.Tensor | float]] = {}
         if terms.features:
             pairs = zip(student_TNE, teacher_TNE, strict=True)
-            features = torch.stack([negative_cosine(own, target) for own, target in pairs]).mean()
-            total = total + terms.features * features
-            metrics["features"] = (features, self.weight(batch))
+            features_T = torch.stack([negative_cosine(own, target) for own, target in pairs]).mean(dim=0)
+            each_T = each_T + terms.features * features_T
+            metrics["features"] = (features_T.sum(), self.weight(batch))
         if terms.patch_logits:
-            patch_logits = self._patch_logits(student_TNE, teacher_TNE, targets)
-            total = total + terms.patch_logits * patch_logits
-            metrics["patch_logits"] = (patch_logits, self.weight(batch))
+            patch_logits_T = self._patch_logits(student_TNE, teacher_TNE, targets)
+            each_T = each_T + terms.patch_logits * patch_logits_T
+            metrics["patch_logits"] = (patch_logits_T.sum(), self.weight(batch))
+        metrics |= self._by_dataset(each_T, batch)
         flops = self._flops(batch)
         if self.answers is None:
-            return LossOut(total=total, metrics=metrics, flops=flops)
+            return LossOut(total=each_T.sum(), metrics=metrics, flops=flops)
         answers, own = self.answers.loss(student_TNE[-1], teacher_TNE[-1], batch)
         return LossOut(
-            total=total,
+            total=each_T.sum(),
             second=terms.answer_logits * answers,
             metrics={**metrics, **own},
             flops=flops + self.answers.flops(batch),
         )
 
     def metric_names(self) -> tuple[str, ...]:
-        return ("features", "patch_logits", *(self.answers.metric_names if self.answers else ()))
+        return (*self.datasets, "features", "patch_logits", *(self.answers.metric_names if self.answers else ()))
 
     def exported(self) -> InternVLVisionModel:
         assert isinstance(self.model, DistillStudent)
@@ -174,6 +176,14 @@ class DistillStage(Stage):
 
     def save_extras(self, directory: Path) -> None:
         """Nothing: a tower is complete by itself."""
+
+    def _by_dataset(self, each_T: torch.Tensor, batch: Batch) -> Metrics:
+        """The terms over tiles, of the tiles of each dataset; a dummy tile is of none."""
+        if batch.dummy_tile:
+            return {}
+        owners = [name for name, tiles in batch.meta.frame_tiles for _ in range(tiles)]
+        index_T = index_of(self.datasets, owners).to(each_T.device, non_blocking=True)
+        return means_by(self.datasets, index_T, each_T, torch.ones_like(each_T))
 
     def _flops(self, batch: Batch) -> TrainFlops:
         """Of student, teacher where it is asked, bridges, and codebook logits, whose prototypes are frozen."""

@@ -1,6 +1,6 @@
 """What the stages on whole models share: packs in, cross-entropy of the answers out, and pictures of what was asked.
 
-Shape suffixes: M label tokens, V vocabulary, D datasets.
+Shape suffixes: M label tokens, V vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +26,7 @@ from models.vlm import PackedVLM
 from trainer.dist import compute_device
 from trainer.recipe import Recipe
 from trainer.stages.base import Forward, LossOut, Picture, Preparation, Stage
+from trainer.stages.grouped import index_of, means_by
 from trainer.stages.picture import captioned_tiles
 from trainer.stages.sources import StageError
 from trainer.utilisation import (
@@ -84,8 +85,6 @@ class VlmStage(Stage):
         model = PackedVLM(vlm, self.attention, longest=recipe.data.max_tokens, operations=self.kernels)
         super().__init__(recipe, model, text, blanks=(blank,), dtype=dtype, frozen=frozen)
         self.tokenizer = tokenizer
-        datasets = (*recipe.data.datasets, *recipe.validation.datasets)
-        self._datasets = tuple(dict.fromkeys(dataset.name for dataset in datasets))
         self._forward_flops = forward_flops(vlm.config, projector=recipe.model.projector)
         parts = (vlm.model.vision_tower, vlm.model.multi_modal_projector, vlm.model.language_model)
         self._shares = tuple(trained_share(part) for part in parts)
@@ -117,7 +116,7 @@ class VlmStage(Stage):
 
     def loss(self, forward: Forward, batch: Batch, device: torch.device) -> LossOut:
         layout = pack_layout(batch.groups, batch.segment_ids, self.attention).to(device)
-        dataset_M = _of_labels(batch, self._datasets, batch.meta.datasets).to(device, non_blocking=True)
+        dataset_M = _of_labels(batch, self.datasets, batch.meta.datasets).to(device, non_blocking=True)
         type_M = _of_labels(batch, QUESTION_KINDS, batch.meta.kinds).to(device, non_blocking=True)
         chunks = head_chunks(self.recipe.data.max_tokens, self.vlm.lm_head.out_features)
         image_positions = (batch.input_ids == self.vlm.config.image_token_id).nonzero()[:, 0]
@@ -137,8 +136,8 @@ class VlmStage(Stage):
         losses_M = each_M * weights_M
         hits = (predicted_M == batch.label_targets).sum()
         metrics: dict[str, tuple[torch.Tensor, torch.Tensor | float]] = {
-            **_means_by(self._datasets, dataset_M, losses_M, weights_M),
-            **_means_by(_TYPES, type_M, losses_M, weights_M),
+            **means_by(self.datasets, dataset_M, losses_M, weights_M),
+            **means_by(_TYPES, type_M, losses_M, weights_M),
             "accuracy/tokens": (hits.float(), float(len(predicted_M))),
         }
         return LossOut(
@@ -146,7 +145,7 @@ class VlmStage(Stage):
         )
 
     def metric_names(self) -> tuple[str, ...]:
-        return (*self._datasets, *_TYPES, "accuracy/tokens")
+        return (*self.datasets, *_TYPES, "accuracy/tokens")
 
     def exported(self) -> InternVLForConditionalGeneration:
         assert isinstance(self.model, PackedVLM)
@@ -215,17 +214,7 @@ class VlmStage(Stage):
 
 def _of_labels(batch: Batch, names: Sequence[str], of_questions: Sequence[str]) -> torch.Tensor:
     """Index into `names` of each label token, int64 [M], from the names of the questions."""
-    index = {name: i for i, name in enumerate(names)}
-    return torch.tensor([index[name] for name in of_questions], dtype=torch.int64)[batch.label_questions.long()]
-
-
-def _means_by(
-    names: Sequence[str], index_M: torch.Tensor, losses_M: torch.Tensor, weights_M: torch.Tensor
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Sum and weight of the losses by name."""
-    zeros = losses_M.new_zeros(len(names))
-    sums, weights = zeros.index_add(0, index_M, losses_M.detach()), zeros.index_add(0, index_M, weights_M)
-    return {name: (sums[i], weights[i]) for i, name in enumerate(names)}
+    return index_of(names, of_questions)[batch.label_questions.long()]
 
 
 def chat_template(recipe: Recipe) -> ChatTemplate:

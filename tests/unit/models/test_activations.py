@@ -121,8 +121,8 @@ def test_the_terms_of_distillation_keep_what_is_counted(dtype, apart):
 
     def run():
         states = student(pixels)
-        terms = [negative_cosine(own, taught) for own in states]
-        return sum(terms) + patch_kl(logits(states[-1]), logits(taught), 1.0)
+        terms = [negative_cosine(own, taught).sum() for own in states]
+        return sum(terms) + patch_kl(logits(states[-1]), logits(taught), 1.0).sum()
 
     known = [*student.parameters(), pixels, codebook.prototypes]
     tower = kept_bytes(lambda: student(pixels), known)

@@ -90,11 +90,28 @@ def test_cached_targets_teach_what_the_teacher_itself_does(cached, tmp_path):
         assert stage.teacher is None
         assert torch.equal(own.tiles, batch.tiles)
         out = stage.loss(stage.model, own, CPU)
-        for name, (total, weight) in expected.metrics.items():
-            limit = bound if name == "patch_logits" else 1e-3
+        for name, limit in (("features", 1e-3), ("patch_logits", bound)):
+            total, weight = expected.metrics[name]
             assert out.metrics[name][0].item() == pytest.approx(total.item(), rel=limit), (name, top_k)
             assert out.metrics[name][1] == weight
         assert torch.cosine_similarity(gradient(stage, own), direction, dim=0) > (0.9999 if top_k == 0 else 0.9)
+
+
+def test_the_loss_of_each_dataset_is_that_of_its_own_tiles(cached, tmp_path):
+    stage, batch = made(distill_recipe(cached, tmp_path / "run"))
+    out = stage.loss(stage.model, batch, CPU)
+    tiles = {name: 0 for name in ("driving", "general")}
+    begin = 0
+    for name, count in batch.meta.frame_tiles:
+        own = replace(batch, tiles=batch.tiles[begin : begin + count])
+        own = replace(own, meta=replace(batch.meta, num_tiles=count, frame_tiles=((name, count),)))
+        tiles[name] += count
+        begin += count
+        alone = stage.loss(stage.model, own, CPU)
+        assert alone.metrics[name][0].item() == pytest.approx(alone.total.item(), rel=1e-6)
+    assert begin == len(batch.tiles)
+    assert {name: out.metrics[name][1].item() for name in tiles} == tiles
+    assert sum(out.metrics[name][0].item() for name in tiles) == pytest.approx(out.total.item(), rel=1e-5)
 
 
 def test_a_student_of_cached_targets_learns(cached, tmp_path):

@@ -19,14 +19,27 @@ def test_patch_kl_is_that_of_the_tempered_distributions_times_the_square():
             p = torch.softmax(teacher[tile, patch].double() / temperature, -1)
             q = torch.softmax(student[tile, patch].double() / temperature, -1)
             expected += float((p * (p / q).log()).sum()) / 4
-    assert float(patch_kl(student, teacher, temperature)) == pytest.approx(expected * temperature**2, rel=1e-5)
-    assert float(patch_kl(teacher, teacher, temperature)) == pytest.approx(0.0, abs=1e-6)
+    assert float(patch_kl(student, teacher, temperature).sum()) == pytest.approx(expected * temperature**2, rel=1e-5)
+    assert float(patch_kl(teacher, teacher, temperature).sum()) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_negative_cosine_is_minus_the_number_of_tiles_for_parallel_states():
+def test_negative_cosine_is_minus_one_for_a_tile_of_parallel_states():
     states = _draw(3, 5, 8)
-    assert float(negative_cosine(4.0 * states, states)) == pytest.approx(-3.0, rel=1e-5)
-    assert float(negative_cosine(-states, states)) == pytest.approx(3.0, rel=1e-5)
+    signs = torch.tensor([4.0, -1.0, 0.5])
+    assert negative_cosine(signs[:, None, None] * states, states).tolist() == pytest.approx([-1.0, 1.0, -1.0], rel=1e-5)
+
+
+def test_the_loss_of_a_tile_does_not_depend_on_the_others():
+    student, teacher = _draw(3, 4, 6), _draw(3, 4, 6, seed=1)
+    kept = _kept(teacher, 2, 1.0)
+    for loss in (
+        lambda tiles: patch_kl(student[tiles], teacher[tiles], 2.0),
+        lambda tiles: top_patch_kl(student[tiles], *(part[tiles] for part in kept), 2.0),
+        lambda tiles: negative_cosine(student[tiles], teacher[tiles]),
+    ):
+        alone = [float(loss([tile])) for tile in range(3)]
+        assert loss([0, 1, 2]).tolist() == pytest.approx(alone, rel=1e-6)
+        assert len(set(alone)) == 3
 
 
 def _kept(teacher: torch.Tensor, top_k: int, temperature: float) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -47,7 +60,7 @@ def test_top_patch_kl_is_that_of_the_kept_entries_and_one_for_the_others():
     values, indices = _kept(teacher, 4, temperature)
     assert values.shape == (2, 3, 5)
     assert values.dtype == torch.float16
-    assert float(top_patch_kl(student, values, indices, temperature)) == pytest.approx(
+    assert float(top_patch_kl(student, values, indices, temperature).sum()) == pytest.approx(
         expected * temperature**2, rel=2e-3
     )
 
@@ -56,8 +69,8 @@ def test_all_entries_kept_give_patch_kl_up_to_half_precision():
     student, teacher = _draw(2, 3, 7), _draw(2, 3, 7, seed=1)
     values, indices = _kept(teacher, 0, 1.0)
     assert indices is None
-    assert float(top_patch_kl(student, values, None, 1.0)) == pytest.approx(
-        float(patch_kl(student, teacher, 1.0)), rel=1e-3
+    assert float(top_patch_kl(student, values, None, 1.0).sum()) == pytest.approx(
+        float(patch_kl(student, teacher, 1.0).sum()), rel=1e-3
     )
 
 
@@ -66,9 +79,9 @@ def test_fewer_entries_never_raise_the_divergence_and_keep_its_gradient_finite()
     losses = []
     for top_k in (1, 4, 16, 39):
         own = student.clone().requires_grad_()
-        loss = top_patch_kl(own, *_kept(teacher, top_k, 1.0), 1.0)
+        loss = top_patch_kl(own, *_kept(teacher, top_k, 1.0), 1.0).sum()
         loss.backward()
         assert own.grad.isfinite().all()
         losses.append(loss.item())
     assert losses == sorted(losses)
-    assert losses[-1] == pytest.approx(patch_kl(student, teacher, 1.0).item(), rel=1e-3)
+    assert losses[-1] == pytest.approx(patch_kl(student, teacher, 1.0).sum().item(), rel=1e-3)
