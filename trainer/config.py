@@ -174,7 +174,9 @@ def _check_mixture(data: DataSection) -> list[str]:
 def _check_names(section: str, datasets: Sequence[DatasetSection]) -> list[str]:
     names = [dataset.name or dataset.path.name for dataset in datasets]
     twice = sorted({name for name in names if names.count(name) > 1})
-    problems = [f"{section}.datasets: the name {name!r} occurs twice; give one of them another `name`" for name in twice]
+    problems = [
+        f"{section}.datasets: the name {name!r} occurs twice; give one of them another `name`" for name in twice
+    ]
     return problems + [
         f"{section}.datasets: the name {name!r} is that of a curve, loss/{name}; give it another `name`"
         for name in names

@@ -33,6 +33,7 @@ from trainer.stages import make_stage
 from trainer.stages.base import Preparation, Stage
 from trainer.state import StopRequest, TrainState, stop_on_signals
 from trainer.validator import Validator
+from trainer.watchdog import Watchdog
 
 
 class ModelNotWritten(MainRankError):  # noqa: N818
@@ -106,10 +107,17 @@ def run_job(job: Job) -> Outcome:
         announce("\n".join([*notes, *chosen, *layers, *stage.notes(), *plan, _table(stage)]))
         inputs = ranks.on_main(lambda: _begin(job, run_dir, stage, data, config, ranks, held))
         _judge_counted(data, run_dir, ranks)
-        groups = stage.parameter_groups()
-        stage.load(Partition(config, ranks) if zero_stage(config) == 3 else None)
-        engine = Engine(stage.model, groups, config)
-        stage.prepare(_preparation(ranks, engine, run_dir, data))
+        with _watched(recipe, ranks, "start") as watchdog:
+            watchdog.beat(0, "loading the model")
+            groups = stage.parameter_groups()
+            stage.load(Partition(config, ranks) if zero_stage(config) == 3 else None)
+            watchdog.beat(0, "making the engine")
+            engine = Engine(stage.model, groups, config)
+            watchdog.beat(0, "preparing the stage")
+            stage.prepare(_preparation(ranks, engine, run_dir, data))
+            watchdog.beat(0, "reading a checkpoint")
+            stored = StoredCheckpoints(root=run_dir.checkpoints, ranks=ranks, say=announce, inputs=inputs)
+            state, newest = _resume(job, stored, engine)
         parts = _Parts(
             recipe=recipe,
             run_dir=run_dir,
@@ -120,8 +128,14 @@ def run_job(job: Job) -> Outcome:
             validator=validator,
             stop=stop,
             inputs=inputs,
+            newest=newest,
         )
-        return _train(job, parts)
+        return _train(parts, state)
+
+
+def _watched(recipe: Recipe, ranks: Ranks, part: str) -> Watchdog:
+    """For what comes before and after the loop, which watches itself."""
+    return Watchdog(ranks, recipe.run_dir, hang_after=recipe.hang_after, say=announce, part=part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,12 +151,11 @@ class _Parts:
     validator: Validator
     stop: StopRequest
     inputs: Mapping[str, Any]
+    newest: Path | None
 
 
-def _train(job: Job, parts: _Parts) -> Outcome:
+def _train(parts: _Parts, state: TrainState) -> Outcome:
     recipe, ranks, run_dir = parts.recipe, parts.ranks, parts.run_dir
-    stored = StoredCheckpoints(root=run_dir.checkpoints, ranks=ranks, say=announce, inputs=parts.inputs)
-    state, path = _resume(job, stored, parts.engine)
     logger = make_logger(ranks, run_dir.path, title=recipe.stage, steps=recipe.steps, done=state.step)
     checkpoints = Checkpoints(
         root=run_dir.checkpoints,
@@ -151,7 +164,7 @@ def _train(job: Job, parts: _Parts) -> Outcome:
         recipe=recipe_to_yaml(recipe),
         say=logger.say,
         inputs=parts.inputs,
-        newest=path,
+        newest=parts.newest,
     )
     samples = SampleLog(run_dir.path, ranks, state.step) if recipe.sample_log else None
     try:
@@ -190,7 +203,9 @@ def _train(job: Job, parts: _Parts) -> Outcome:
 def _write_model(parts: _Parts) -> None:
     directory = parts.run_dir.model
     try:
-        write_model(parts.stage.exported(), parts.ranks, directory, parts.stage.save_extras)
+        with _watched(parts.recipe, parts.ranks, "end") as watchdog:
+            watchdog.beat(parts.recipe.steps, "writing the model")
+            write_model(parts.stage.exported(), parts.ranks, directory, parts.stage.save_extras)
     except OSError as error:
         raise ModelNotWritten(
             f"{directory}: the model could not be written: {error}; make room there and start the run again: it goes "

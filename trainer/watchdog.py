@@ -90,11 +90,19 @@ class Watchdog:
     time-out of the collective.
     """
 
-    def __init__(self, ranks: Ranks, run_dir: Path, *, hang_after: float, say: Callable[[str], None]) -> None:
-        """Args: hang_after: seconds, 0 for never; say: prints a line for the user, from any thread."""
+    def __init__(
+        self, ranks: Ranks, run_dir: Path, *, hang_after: float, say: Callable[[str], None], part: str = "loop"
+    ) -> None:
+        """Watch one part of a run.
+
+        Args:
+            hang_after: seconds, 0 for never.
+            say: prints a line for the user, from any thread.
+            part: name of what is watched; each of a run is another one.
+        """
         self._ranks, self._say, self._hang_after = ranks, say, hang_after
         self._path = run_dir / STACKS_DIR / f"rank_{ranks.rank}.txt"
-        self._board: Board = ranks.board("watchdog")
+        self._board: Board = ranks.board(f"watchdog of the {part}")
         self._watched = threading.get_ident()
         self._beat, self._since, self._step, self._doing = 0, time.monotonic(), 0, "starting"
         self._waited = 0.0

@@ -14,11 +14,11 @@ pytestmark = pytest.mark.distributed
 
 @pytest.fixture(scope="module")
 def spoilt(world: Path) -> tuple[Path, list[int], str, float]:
-    """On rank 1 a loss that is no number in step 2, a sleep in step 3, no memory in step 4; and the seconds from then
-    to the end of rank 0."""
+    """On rank 1 a sleep before the first step, a loss that is no number in step 2, a sleep in step 3, no memory in step
+    4; and the seconds from then to the end of rank 0."""
     run_dir = world / "spoilt"
     recipe = write_recipe(world, "distill", run_dir, steps=9, hang_after=4.0, profile={"start": 1, "steps": 2})
-    script = ("tests/helpers/spoilt_rank.py", "1", "2=nan,3=10,4=memory")
+    script = ("tests/helpers/spoilt_rank.py", "1", "0=8,2=nan,3=10,4=memory")
     ranks = start_ranks(["--recipe", str(recipe)], script=script)
     ranks[1].wait(timeout=240)
     began = time.monotonic()
@@ -46,6 +46,12 @@ def test_a_hang_names_the_rank_and_leaves_stacks_of_both(spoilt):
     assert "rank 1 is behind" in output
     for rank in (0, 1):
         assert "train_step" in (run_dir / "stacks" / f"rank_{rank}.txt").read_text()
+
+
+def test_a_hang_before_the_first_step_is_told_of_as_well(spoilt):
+    run_dir, _, output, _ = spoilt
+    assert "rank 1: step 0, preparing the stage, waits for no one" in output
+    assert "prepare_late" in (run_dir / "stacks" / "rank_1.txt").read_text()
 
 
 def test_out_of_memory_names_the_pack_and_no_rank_waits(spoilt):

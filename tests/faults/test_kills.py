@@ -116,7 +116,7 @@ def test_a_rank_that_cannot_write_does_not_end_the_run_but_a_stop_without_checkp
 
 
 def test_a_full_disk_ends_no_rank_and_no_line_is_missing_after_it(world):
-    """No file of either rank may grow for some steps: checkpoints, metrics, samples, and the output that tells of it."""
+    """No file of either rank may grow for some steps: checkpoints, metrics, samples, the output that tells of it."""
     run_dir = world / "crowded"
     recipe = recipe_of(world, "align", run_dir.name, 40)
     log = run_dir.with_suffix(".log")

@@ -1,6 +1,7 @@
 """`trainer/run.py` with a rank on which steps go wrong: `spoilt_rank.py RANK STEP=WHAT,... ARGUMENTS`.
 
-WHAT is `nan` (its loss), `memory` (torch's error), or a number of seconds to sleep.
+WHAT is `nan` (its loss), `memory` (torch's error), or a number of seconds to sleep. Step 0 is before the first one, where
+it can only sleep.
 """
 
 import os
@@ -13,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from trainer import loop, run
+from trainer.stages.distill import DistillStage
 
 
 def _spoil(faults: dict[int, str]) -> None:
@@ -29,6 +31,13 @@ def _spoil(faults: dict[int, str]) -> None:
             stage.loss = own
 
     loop.train_step = train_step
+    prepare = DistillStage.prepare
+
+    def prepare_late(stage, preparation):
+        time.sleep(float(faults.get(0, 0)))
+        prepare(stage, preparation)
+
+    DistillStage.prepare = prepare_late
 
 
 def _wrong(out, what: str):
