@@ -174,13 +174,13 @@ def _check_mixture(data: DataSection) -> list[str]:
 def _check_names(section: str, datasets: Sequence[DatasetSection]) -> list[str]:
     names = [dataset.name or dataset.path.name for dataset in datasets]
     twice = sorted({name for name in names if names.count(name) > 1})
-    problems = [
-        f"{section}.datasets: the name {name!r} occurs twice; give one of them another `name`" for name in twice
-    ]
-    return problems + [
-        f"{section}.datasets: the name {name!r} is that of a curve, loss/{name}; give it another `name`"
-        for name in names
-        if name in _CURVES
+    taken = [name for name in names if name in _CURVES]
+    return [
+        *(f"{section}.datasets: the name {name!r} occurs twice; give one of them another `name`" for name in twice),
+        *(
+            f"{section}.datasets: {name!r} is the name of a curve, loss/{name}; give it another `name`"
+            for name in taken
+        ),
     ]
 
 

@@ -38,7 +38,7 @@ def locked(directory: Path, say: Callable[[str], None], wait_s: float = WAIT_S) 
         file = (directory / LOCK_FILE).open("a+", encoding="utf-8")
     except OSError as error:
         raise LockedError(
-            f"run_dir: got {directory}, which cannot be written ({error.strerror}); make room there, or give another one"
+            f"run_dir: got {directory}, which cannot be written ({error.strerror}); make room, or give another one"
         ) from error
     with file:
         end, told = time.monotonic() + wait_s, False

@@ -1,7 +1,7 @@
 """`trainer/run.py` with a rank on which steps go wrong: `spoilt_rank.py RANK STEP=WHAT,... ARGUMENTS`.
 
-WHAT is `nan` (its loss), `memory` (torch's error), or a number of seconds to sleep. Step 0 is before the first one, where
-it can only sleep.
+WHAT is `nan` (its loss), `memory` (torch's error), or a number of seconds to sleep. Step 0 is before the first one,
+where it can only sleep.
 """
 
 import os

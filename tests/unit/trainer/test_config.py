@@ -87,7 +87,7 @@ def test_values_out_of_range_are_refused_together(tmp_path):
         ("validation.answers=3", "stage 'distill' has no language model"),
         ("validation.best=accuracy", "validation.best: got 'accuracy' without answers"),
         ("validation.best=speed", "validation.best"),
-        ("data.datasets=[{path: a/features}]", "the name 'features' is that of a curve, loss/features"),
+        ("data.datasets=[{path: a/features}]", "'features' is the name of a curve, loss/features"),
         ("validation.datasets=[{path: a/val}, {path: b/val}]", "validation.datasets: the name 'val' occurs twice"),
     ],
 )
