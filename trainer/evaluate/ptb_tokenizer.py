@@ -7,14 +7,18 @@ stream of lines.
 """
 
 import re
-import unicodedata
 from collections.abc import Sequence
+
+from trainer.evaluate.ptb_characters import DIGITS, LETTERS, SYMBOLS
 
 LINE_BREAK = re.compile("\r\n|[\r\n\v\f\u2028\u2029]")
 """What ends a line for the PTB tokenizer. DriveLM makes "\\n" a space; others shift later answers by a line."""
 
 _LONGEST_SCAN = 500
 """Characters a rule may look ahead for a hyphen or an @ that may never come; keeps huge answers linear."""
+
+_LONGEST_LABEL, _MOST_LABELS = 63, 8
+"""Characters and number of the parts of a name with full stops (a host, a file), for the same reason."""
 
 _PUNCTUATION = frozenset(
     ["''", "``", "--", "---", "----", "...", "....", ".....", ". . .", ". . . .", *"'`.?!,:-;\""]
@@ -23,9 +27,13 @@ _PUNCTUATION = frozenset(
     )
     + ["&quot;", "&apos;", "&nbsp;", "&mdash;", "&ndash;"]
 )
+_QUOTES = {
+    "`": "`", "\u2018": "`", "\u2019": "'", "\u201b": "`", "\u201c": "``", "\u201d": "''", "\u2039": "`", "\u203a": "'",
+    "\u00ab": "``", "\u00bb": "''", "\u0091": "`", "\u0092": "'", "\u0093": "``", "\u0094": "''", "\u201a": "\u201a",
+}  # fmt: skip
 _NORMAL_FORM = {
     "&amp;": "&", "&lt;": "<", "&gt;": ">", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-",
-    "\u00a3": "#", "\u20ac": "$", "\u00a4": "$", "\u20a0": "$", "\u00a2": "cents",
+    "\u00a3": "#", "\u20ac": "$", "\u00a4": "$", "\u20a0": "$", "\u0080": "$", "\u00a2": "cents",
     "\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3",
 }  # fmt: skip
 _REWRITES = {"&amp;": "&", "(": "-lrb-", ")": "-rrb-", " ": "\u00a0", "\u00ad": ""}
@@ -53,16 +61,14 @@ _FILE_ENDINGS = (
 )
 
 _ALNUM = r"[A-Za-z0-9]"
-_LETTER = (
-    r"(?:(?![\U00010000-\U0010ffff\u00b2\u00b3\u00b9\u00bc-\u00be\u2070\u2074-\u2089\u2150-\u2189\u2460-\u249b\u2776-\u2793])"
-    r"[^\W\d_]|[\u00ad\u02c2-\u02ff\u0300-\u036f])"
-)
-_WORD = rf"(?:{_LETTER}|[0-9\u0660-\u0669\uff10-\uff19])+"
+_LETTER = rf"[A-Za-z\u00ad{LETTERS}]"
+_DIGIT = f"[0-9{DIGITS}]"
+_WORD = rf"[A-Za-z0-9\u00ad{LETTERS}{DIGITS}]+"
 _APOSTROPHE = "(?:['\u0092\u2019]|&apos;)"
 _HYPHEN = "[-_\u058a\u2010\u2011]"
 _SPACE = "[ \t\u00a0\u2000-\u200a\u3000]"
 _SPACE_OR_LINE = "[ \t\n\u00a0\u2000-\u200a\u3000]"
-_NUMBER = r"(?:\d*(?:[.:,\u00ad\u066b\u066c]\d+)+|\d+)"
+_NUMBER = rf"(?:{_DIGIT}*(?:[.:,\u00ad\u066b\u066c]{_DIGIT}+)+|{_DIGIT}+)"
 _ELISION = rf"(?:[dDoOlL]{_APOSTROPHE}{_ALNUM})?"
 _INITIALS = r"[A-Za-z](?:\.[A-Za-z])+\."
 _AUXILIARY = "(?:(?:'|&apos;)(?i:[msd]|re|ve|ll)(?![A-Za-z])|[\u0092\u2019](?i:[msd]|re|ve|ll))"
@@ -74,6 +80,9 @@ _MARKUP_NAME = r"[A-Za-z][A-Za-z0-9_:.-]*"
 _MARKUP_ATTRIBUTE = rf""" +{_MARKUP_NAME}(?: *= *(?:"[^"\n]*"|'[^'\n]*'))?"""
 _MARKUP = rf"<(?:[!?][A-Za-z-][^>\n]{{0,{_LONGEST_SCAN}}}+|/?{_MARKUP_NAME}(?:{_MARKUP_ATTRIBUTE}){{0,20}} *(?:/ *)?)>"
 _URL_END = r"[^ \t\n\f\"<>|.!?(){},-]"
+_URL_PATH = rf"(?:/[^ \t\n\f\"<>|()]+{_URL_END})?"
+_LABELS = rf"{{1,{_LONGEST_LABEL}}}+\.){{1,{_MOST_LABELS}}}"
+_DOMAIN = rf"(?:[^ \t\n\f\"`'|!(){{}},-_$]{_LABELS}(?i:com|net|org|edu){_URL_PATH}"
 _EMAIL_CHARACTER = r"[^ \t\n\f\"<>|(){}\u00a0@]"
 _EMAIL_DOMAIN = r"[^ \t\n\f\"<>|(){}.\u00a0]"
 _EMAIL = rf"(?:&lt;|<)?{_ALNUM}{_EMAIL_CHARACTER}{{0,{_LONGEST_SCAN}}}+@(?:{_EMAIL_DOMAIN}+\.)*{_EMAIL_DOMAIN}+>?"
@@ -86,7 +95,7 @@ _WORD_RULES = tuple(
     re.compile(rule)
     for rule in (
         r"(?i:(can)not|(gon)na|(got)ta|(lem)me|(gim)me|(wan)na)",
-        rf"({_WORD}(?:{_HYPHEN}{_WORD})*){_AUXILIARY}",
+        rf"({_JOINED}|{_WORD}(?:{_HYPHEN}{_WORD})*){_AUXILIARY}",
         r"([A-Za-z\u00ad]*[A-MO-Za-mo-z]\u00ad*)[nN]['`\u0092\u2019][tT]",
         r"[nN]['`\u0092\u2019][tT]",
         _WORD,
@@ -114,10 +123,10 @@ _WORD_RULES = tuple(
         rf"(?i:(?:ol|dunkin|somethin){_APOSTROPHE}|c{_APOSTROPHE}(?:mon|est)|cap{_APOSTROPHE}n)",
         r"[A-Z]+\$|[CcFf]#|[cC]\+\+|pro-|anti-|S(?:&|&amp;)P-500|S(?:&|&amp;)Ls",
         rf"https?://[^ \t\n\f\"<>|()]+{_URL_END}",
-        rf"(?:www\.(?:[^ \t\n\f\"<>|.!?(){{}},]+\.)+[a-zA-Z]{{2,4}}|(?:[a-z#%&*+~^]+\.)+(?:com|net|org|edu))"
-        rf"(?:/[^ \t\n\f\"<>|()]+{_URL_END})?",
+        rf"www\.(?:[^ \t\n\f\"<>|.!?(){{}},]{_LABELS}[a-zA-Z]{{2,4}}{_URL_PATH}",
+        _DOMAIN,
         _EMAIL,
-        rf"{_WORD}(?:\.{_WORD})*\.(?i:{_FILE_ENDINGS})(?=[.?!,]|{_SPACE_OR_LINE})",
+        rf"{_WORD}(?:\.{_WORD}){{0,{_MOST_LABELS}}}\.(?i:{_FILE_ENDINGS})(?=[.?!,]|{_SPACE_OR_LINE})",
     )
 )
 _SYMBOL_RULES = tuple(
@@ -133,11 +142,13 @@ _SYMBOL_RULES = tuple(
         rf"[+-]?{_NUMBER}",
         _PHONE,
         _EMAIL,
+        _DOMAIN,
         r"(?i:-[LR][RCS]B-)",
         r"@[A-Za-z_][A-Za-z_0-9]*",
         rf"#{_LETTER}+",
         rf"[<>]?[:;=][-o*']?[()DPdpO\\{{@|\[\]](?!{_ALNUM})",
         r"[-^=~<>']_[-^=~<>']|\([-^=~<>'][_.]?[-^=~<>']\)",
+        rf"[{''.join(_QUOTES)}]{{2}}",
         r"\.{3,5}|\. \. \.(?: \.)?",
         r"[!?]{2,}|-{5,}|-{2,4}|_+|\*+|#+|@+|<<|>>|``|''|\\\*",
         ".",
@@ -145,24 +156,26 @@ _SYMBOL_RULES = tuple(
 )
 _ANY_APOSTROPHE = re.compile(_APOSTROPHE)
 _CONTRACTION = re.compile(f"(?i:{_APOSTROPHE}(?:[msd]|re|ve|ll)|n{_APOSTROPHE}t)")
-_PLAIN_ITEM = (
-    r"(?:[A-Za-z]+(?:(?=[ \n])|,(?=[ \n])|\.(?=\n| [A-Za-z<]))"
-    r"|<c\d,CAM(?:_[A-Z]+)+,\d+\.\d,\d+\.\d>[.,]?(?=[ \n])) *"
+_TAG = r"<c\d{1,3},CAM(?:_[A-Z]+)+,\d+\.\d+,\d+\.\d+>"
+_ABBREVIATION = f"(?i:[A-Z]|{_ABBREVIATIONS}|{_TITLES}|{_CAPITAL_ABBREVIATIONS}|{_NUMBERED_ABBREVIATIONS})"
+_PLAIN_WORD = (
+    r"(?!(?i:cannot|gonna|gotta|lemme|gimme|wanna)(?![A-Za-z]))(?:[A-Za-z]++,?(?=[ \n])"
+    rf"|(?!{_ABBREVIATION}\.)[A-Za-z]++\.(?=\n| [A-Za-z<]))"
 )
-_PLAIN = re.compile(f"(?:{_PLAIN_ITEM}){{1,100}}")
+_PLAIN = re.compile(rf"(?:(?:{_PLAIN_WORD}|{_TAG}[.,]?(?=[ \n])) *){{1,100}}")
 """What most answers are made of, plain words and well-formed tags: tokens that no rule sees differently."""
 
-_PLAIN_FIRST = re.compile(_PLAIN_ITEM)
 _PLAIN_MARK = re.compile(r"[.,](?= |$)")
-_PLAIN_STOP = re.compile(r"(?<![A-Za-z])([A-Za-z]+)\.(?= |$)")
-_PLAIN_TAG = re.compile(r"<(c\d),(CAM[A-Z_]+),([\d.]+),([\d.]+)>")
+_PLAIN_TAG = re.compile(r"<(c\d+),(CAM[A-Z_]+),([\d.]+),([\d.]+)>")
+_CHUNK = re.compile(r"[^\s<]{1,40}+(?<!\.)(?:(?<![\d)])(?= )|(?= \D))")
+"""Characters up to a space that no rule which starts in them looks beyond: their tokens are always the same."""
+
 _WORD_START = re.compile(_WORD)
+_KNOWN = re.compile(rf"[!-~\u0080{LETTERS}{DIGITS}{SYMBOLS}]")
 _SPACES = re.compile(f"{_SPACE}+")
-_TWO_PART_WORDS = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])
-_ABBREVIATION = re.compile(f"(?i:[A-Z]|{_ABBREVIATIONS}|{_TITLES}|{_CAPITAL_ABBREVIATIONS}|{_NUMBERED_ABBREVIATIONS})")
 _CLOSED = re.compile(
     rf"(?:^| )(?:(?!(?i:{_NUMBERED_ABBREVIATIONS})\.$)[A-Za-z]{{2,}}\.?"
-    r"|<c\d,CAM(?:_[A-Z]+)+,\d+\.\d,\d+\.\d>[.,]?)$"
+    rf"|{_TAG}[.,]?)$"
 )
 """Ends a line whose tokens do not depend on the lines that follow."""
 
@@ -180,12 +193,13 @@ def tokenize_lines(texts: Sequence[str]) -> list[str]:
     lines = [LINE_BREAK.sub(" ", text) if LINE_BREAK.search(text) else text for text in texts]
     stream = "\n".join(lines) + "\n"
     known: dict[str, str] = {}
+    chunks: dict[str, list[str]] = {}
     tokenized = []
     position = 0
     for line in lines:
         tokens = known.get(line)
         if tokens is None:
-            tokens = " ".join(_line_tokens(stream, position, position + len(line)))
+            tokens = " ".join(_line_tokens(stream, position, position + len(line), chunks))
             if _CLOSED.search(line):
                 known[line] = tokens
         tokenized.append(tokens)
@@ -193,43 +207,41 @@ def tokenize_lines(texts: Sequence[str]) -> list[str]:
     return tokenized
 
 
-def _line_tokens(stream: str, position: int, end: int) -> list[str]:
-    """Tokens of the line of the stream between two positions; what follows it can matter."""
+def _line_tokens(stream: str, position: int, end: int, chunks: dict[str, list[str]]) -> list[str]:
+    """Tokens of a line, the stream between two positions; what follows can matter. `chunks` keeps tokens of chunks."""
     tokens: list[str] = []
     while position < end:
         if spaces := _SPACES.match(stream, position):
             position = spaces.end()
-        elif plain := _plain_tokens(stream, position):
-            tokens += plain[0]
-            position = plain[1]
+        elif plain := _PLAIN.match(stream, position):
+            tokens += _split_plain(plain[0])
+            position = plain.end()
+        elif chunk := _CHUNK.match(stream, position):
+            if chunk[0] not in chunks:
+                chunks[chunk[0]] = _rule_tokens(stream, position, chunk.end())
+            tokens += chunks[chunk[0]]
+            position = chunk.end()
         else:
             token, position = _next_token(stream, position)
-            if token:
-                tokens.append(token)
+            tokens += [token] if token else []
     return tokens
 
 
-def _plain_tokens(stream: str, position: int) -> tuple[list[str], int] | None:
-    """The short way for words and tags that the rules need not be asked about, as many as follow here, or None."""
-    match = _PLAIN.match(stream, position)
-    if match is None:
-        return None
-    tokens = _split_plain(match[0])
-    if tokens is None:
-        match = _PLAIN_FIRST.match(stream, position)
-        tokens = _split_plain(match[0]) if match else None
-    return (tokens, match.end()) if match and tokens is not None else None
-
-
-def _split_plain(plain: str) -> list[str] | None:
-    """Tokens of what `_PLAIN` found; None where the rules must be asked about one of its words after all."""
-    if any(_ABBREVIATION.fullmatch(word) for word in _PLAIN_STOP.findall(plain)):
-        return None
+def _split_plain(plain: str) -> list[str]:
+    """Tokens of what `_PLAIN` found."""
     text = _PLAIN_MARK.sub("", plain)
     if "<" in text:
         text = _PLAIN_TAG.sub(r"< \1 \2 ,\3,\4 >", text)
-    tokens = text.lower().split()
-    return tokens if _TWO_PART_WORDS.isdisjoint(tokens) else None
+    return text.lower().split()
+
+
+def _rule_tokens(stream: str, position: int, end: int) -> list[str]:
+    """Tokens between two positions, as the rules have them."""
+    tokens = []
+    while position < end:
+        token, position = _next_token(stream, position)
+        tokens += [token] if token else []
+    return tokens
 
 
 def _next_token(stream: str, position: int) -> tuple[str, int]:
@@ -246,18 +258,12 @@ def _next_token(stream: str, position: int) -> tuple[str, int]:
 
 
 def _normalise(token: str) -> str:
-    if token in _PUNCTUATION or (len(token) == 1 and not _is_known(token)):
+    if len(token) == 2 and token[0] in _QUOTES and token[1] in _QUOTES:
+        token = _QUOTES[token[0]] + _QUOTES[token[1]]
+    if token in _PUNCTUATION or (len(token) == 1 and not _KNOWN.match(token)):
         return ""
     if _CONTRACTION.fullmatch(token):
         token = _ANY_APOSTROPHE.sub("'", token)
     if token.startswith("<") and token.endswith(">"):
         return token.lower().replace(" ", "\u00a0")
     return _NORMAL_FORM.get(token) or _REWRITE.sub(lambda match: _REWRITES[match[0]], token.lower())
-
-
-def _is_known(character: str) -> bool:
-    """Whether the tokenizer has a rule for this character; it drops emoji, control characters and newer scripts."""
-    code = ord(character)
-    if code < 0x3000 or 0xFF01 <= code <= 0xFF65:
-        return unicodedata.category(character)[0] in "LNPS" and not 0x20A6 <= code <= 0x20C0 or character == "\u20ac"
-    return character.isalnum() and code <= 0xFFFF or character in "\u3001\u3002"

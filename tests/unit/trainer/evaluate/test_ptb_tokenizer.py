@@ -1,11 +1,13 @@
 """Tokens equal those of the Stanford PTB tokenizer, alone and in the context of the lines around them."""
 
 import json
+import re
 import time
 
 import pytest
 
 from tests.helpers.paths import DRIVELM_EVAL_CASES, needs_drivelm_eval_cases
+from trainer.evaluate import ptb_tokenizer
 from trainer.evaluate.ptb_tokenizer import LINE_BREAK, tokenize, tokenize_lines
 
 
@@ -49,6 +51,12 @@ REFERENCE = {  # what the Java tokenizer gives, for other strings than those of 
     "x.tar.gz AT&T C++ S&P-500": "x.tar.gz at&t c++ s&p-500",
     "scenari'o bett'er": "scenari'o bett er",
     "<c1,CAM_FRONT,-1.0,2.0>.": "< c1 cam_front -1.0,2.0 >",
+    "at <c12,CAM_BACK,1.25,2.0>, then": "at < c12 cam_back ,1.25,2.0 > then",
+    "\u0917\u093e\u0940.\u0e19\u0e15\u0e4c \u05e9\u05b8,": "\u0917\u093e\u0940.\u0e19\u0e15\u0e4c \u05e9\u05b8",
+    "x\u0967\u0968y \u2163 \u203c \u2031 \u20b9 \u2728 \U0001f697": "x\u0967\u0968y \u2031 \u2728",
+    "He said \u201c\u2018stop,\u2019 now\u201d \u2018a\u2019\u201cb\u201d": "he said ``` stop now a '`` b",
+    "#tag.com Example.COM a^b.net x;y.org/z \u00e9.com": "#tag.com example.com a ^ b.net x y.org / z \u00e9.com",
+    "stop.It's a, etc.It's": "stop.it 's a etc.it 's",
 }
 
 
@@ -61,14 +69,30 @@ def test_a_lone_letter_loses_its_full_stop_before_a_sentence_start_on_the_next_l
     assert tokenize_lines(["Option C.", "The ego vehicle", "Option C.", "Thereby"])[::2] == ["option c", "option c."]
 
 
-def test_the_short_way_gives_what_the_rules_give():
-    words = ["Cars", "stop", "No", "cannot", "etc", "a", "ego"]
-    for first in words:
-        for second in words:
-            for mark in (" ", ", ", ". "):
-                plain = tokenize(f"{first}{mark}{second} x")
-                by_rules = tokenize(f"{first}{mark}{second}\u3000x")  # another space: no short way for the second word
-                assert plain == by_rules
+def test_the_short_ways_give_what_the_rules_give(monkeypatch):
+    words = [
+        "Cars",
+        "stop",
+        "No",
+        "cannot",
+        "etc",
+        "a",
+        "ego",
+        "it's",
+        "5",
+        "(5)",
+        "x-1",
+        "<c12,CAM_BACK,1.25,2.0>",
+        "_",
+    ]
+    parts = [word + mark for word in words for mark in ("", ",", ".", ")")]
+    texts = [f"{first} {second} x" for first in parts for second in parts]
+    assert any(map(ptb_tokenizer._PLAIN.match, texts))
+    assert any(map(ptb_tokenizer._CHUNK.match, texts))
+    short = tokenize_lines(texts)
+    for way in ("_PLAIN", "_CHUNK"):
+        monkeypatch.setattr(ptb_tokenizer, way, re.compile("(?!)"))
+    assert tokenize_lines(texts) == short
 
 
 def seconds(text):
@@ -77,6 +101,9 @@ def seconds(text):
     return time.process_time() - start
 
 
-@pytest.mark.parametrize("unit", ["a", "a,", "<", "<!a", "(", "1 ", "a@", "no. ", "-", "a.", "'", "\U0001f697"])
+UNITS = ["a", "a,", "<", "<!a", "(", "1 ", "a@", "no. ", "-", "a.", "'", "\U0001f697", "a+", "a.1.", "www.+1", "gonna "]
+
+
+@pytest.mark.parametrize("unit", UNITS)
 def test_a_huge_answer_takes_linear_time(unit):
     assert seconds(unit * 8_000) < 8 * seconds(unit * 2_000) + 0.5  # 16 times if it were quadratic
