@@ -1,6 +1,7 @@
 """Command line in, predictions, scores or a report out: `python -m trainer.evaluate predict|score|lint|report`."""
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -76,6 +77,13 @@ def _lint(options: argparse.Namespace) -> int:
     return WRONG_USAGE if problems else DONE
 
 
+def _print_any_text() -> None:
+    """Ids and answers may hold what the terminal's encoding has not: it is printed escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _leave(status: int) -> NoReturn:
     """Exit at once: torch's communication threads can abort a process whose interpreter is torn down."""
     sys.stdout.flush()
@@ -84,4 +92,5 @@ def _leave(status: int) -> NoReturn:
 
 
 if __name__ == "__main__":
+    _print_any_text()
     _leave(main(sys.argv[1:]))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from trainer.evaluate.baselines import question_template
-from trainer.evaluate.drivelm import BUCKETS, Evaluation, GradedQuestion
+from trainer.evaluate.drivelm import Evaluation, bucket_of
 from trainer.evaluate.tags import TagMatch
 from trainer.evaluate.text_metrics import PairStatistics, bleu_from_counts
 
@@ -33,7 +33,7 @@ def tables(
         question = g.question.question
         if question not in known:
             known[question] = question_template(question)
-        bucket = bucket_name(g)
+        bucket = bucket_of(g.question)
         types[g.question.kind, bucket].append(place)
         templates[known[question], bucket].append(place)
 
@@ -45,11 +45,6 @@ def tables(
         ]
 
     return {"by_type": rows(types, "type"), "by_template": rows(templates, "template")}
-
-
-def bucket_name(g: GradedQuestion) -> str:
-    """What a question is scored by; of several tags the last, "none" without one."""
-    return next((BUCKETS[tag] for tag in sorted(g.question.tags, reverse=True) if 0 <= tag < len(BUCKETS)), "none")
 
 
 def _scores(

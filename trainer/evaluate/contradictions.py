@@ -2,13 +2,13 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from trainer.evaluate.baselines import offered_options
 from trainer.evaluate.drivelm import GradedQuestion
 from trainer.evaluate.objects import described_objects, is_object_question
-from trainer.evaluate.tags import MAX_READ, meant_tags
+from trainer.evaluate.tags import MAX_READ, Tag, match_strictly, meant_tags
 from trainer.evaluate.tally import Tally, share
 
 Said = Sequence[tuple[GradedQuestion, str]]
@@ -51,6 +51,9 @@ def contradictions(graded: Sequence[GradedQuestion]) -> dict[str, dict[str, Any]
     listed ones. status_noticed: another motion of one object. sign_listed: an object said to be a sign or barrier and
     listed as a vehicle, or the reverse. behaviour_action: the ego vehicle steers left and its target is to turn right,
     or the reverse. safe_collision: one action both safe and leading to a collision.
+
+    Two tags mean one object where they are at the same camera and less than 16 pixels apart; in the answers of one
+    system also where they have the same camera and number.
     """
     frames: defaultdict[tuple[str, str], list[GradedQuestion]] = defaultdict(list)
     for g in graded:
@@ -92,26 +95,29 @@ def _same_question(said: Said) -> Checked:
 
 def _listed_noticed(said: Said) -> Checked:
     listed = _listed(said)
+    named = {(tag.camera, tag.number) for tag in listed}
     if listed:
         for g, answer in said:
             if 3 in g.question.tags:
                 for tag in meant_tags(answer):
-                    yield g.question.id, tag.text not in listed
+                    yield g.question.id, (tag.camera, tag.number) not in named and _same_place(tag, listed) is None
 
 
 def _status_noticed(said: Said) -> Checked:
     noticed = {
-        match[1]: motion_of(match[2])
+        tag: motion_of(match[2])
         for g, answer in said
         if 3 in g.question.tags
         for match in _NOTICED.finditer(answer)
+        for tag in meant_tags(match[1])
     }
     for g, answer in said:
         if "moving status of object" in g.question.question:
             motion = motion_of(offered_options(g.question.question).get(answer.strip(), answer))
             for tag in meant_tags(g.question.question):
-                if motion and noticed.get(tag.text):
-                    yield g.question.id, noticed[tag.text] != motion
+                other = _same_place(tag, noticed)
+                if motion and other and noticed[other]:
+                    yield g.question.id, noticed[other] != motion
 
 
 def _sign_listed(said: Said) -> Checked:
@@ -120,7 +126,8 @@ def _sign_listed(said: Said) -> Checked:
         if g.question.question.endswith(_SIGN_QUESTION) and answer.strip().rstrip(".").lower() in ("yes", "no"):
             is_sign = answer.strip().lower().startswith("yes")
             for tag in meant_tags(g.question.question):
-                noun = listed.get(tag.text, "")
+                other = _same_place(tag, listed)
+                noun = listed[other] if other else ""
                 if noun in _SIGNS or noun in _VEHICLES:
                     yield g.question.id, is_sign and noun in _VEHICLES or not is_sign and noun in _SIGNS
 
@@ -147,14 +154,20 @@ def _safe_collision(said: Said) -> Checked:
             yield g.question.id, bool(safe & dangerous)
 
 
-def _listed(said: Said) -> dict[str, str]:
+def _listed(said: Said) -> dict[Tag, str]:
     """Class noun ("" where it is not said) by tag of the objects that the frame's object question is answered with."""
     for g, answer in said:
         if is_object_question(g.question.question):
             nouns = [noun for _, noun in described_objects(answer)]
             tags = meant_tags(answer)
-            return {tag.text: noun for tag, noun in zip(tags, nouns + [""] * len(tags), strict=False)}
+            return dict(zip(tags, nouns + [""] * len(tags), strict=False))
     return {}
+
+
+def _same_place(tag: Tag, others: Iterable[Tag]) -> Tag | None:
+    """The nearest of the others at the same camera and less than 16 pixels away."""
+    pairs = match_strictly([tag], list(others)).pairs
+    return pairs[0][1] if pairs else None
 
 
 def _actions(answer: str) -> set[str]:

@@ -183,6 +183,11 @@ def evaluate(
     )
 
 
+def bucket_of(question: ReferenceQuestion) -> str:
+    """What a question is scored by; of several tags the last, `none` without one."""
+    return next((BUCKETS[tag] for tag in sorted(question.tags, reverse=True) if 0 <= tag < len(BUCKETS)), "none")
+
+
 def match_points(answer: str, reference: str) -> PointMatch:
     """Match the points of `decimal_pairs` greedily in the order of the answer, whatever their camera and id."""
     remaining, _ = decimal_pairs(reference)

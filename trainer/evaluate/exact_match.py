@@ -119,6 +119,13 @@ def match_answers(
             for q in questions
             if not _choice(answers[q.id], q)
         ]
+        failures += [
+            Problem(
+                kind="no_right_option", id=q.id, detail=f"reference answer {q.answer[:60]!r}: every answer is wrong"
+            )
+            for q in questions
+            if not _choice(q.answer, q)
+        ]
     else:
         right = [same_answer(answers[q.id], q.answer) for q in questions]
     return Matched(
@@ -239,7 +246,7 @@ def _question(row: Any, place: int, number: Counter[str]) -> BenchmarkQuestion:
         scene=str(row.get("scene", sample or name)),
         frame=sample or name,
         index=0,
-        kind=str(row.get("type", row.get("template_type", "all"))),
+        kind=str(row.get("type") or row.get("template_type") or "all"),
         question=question,
         answer=answer,
         tags=(),

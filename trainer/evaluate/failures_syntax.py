@@ -8,7 +8,7 @@ from data_shards.schema import CAMERAS, VIEW_SIZE
 from trainer.evaluate.baselines import offered_options
 from trainer.evaluate.drivelm import GradedQuestion
 from trainer.evaluate.ptb_tokenizer import LINE_BREAK
-from trainer.evaluate.tags import MAX_READ
+from trainer.evaluate.tags import EXACT_TAG, MAX_READ
 from trainer.evaluate.tally import Tally, share
 
 LOOP_TURNS, LOOP_WORDS, LOOP_PERIOD = 4, 8, 20
@@ -19,7 +19,6 @@ _TAG_LIKE = re.compile(
     r"|[<(\[]\s{0,3}c?\s{0,3}\d+\s{0,3},\s{0,3}CAM[^<>()\[\]\n]{0,80}[>)\]]?",
     re.IGNORECASE,
 )
-_TAG = re.compile(r"<c\d+,CAM_(?:FRONT|BACK)(?:_LEFT|_RIGHT)?,(\d+\.\d),(\d+\.\d)>")
 _INTEGER = re.compile(r",\s*\d+\s*(?=[,>)\]]|$)")
 _CAMERA = re.compile(r"CAM_?[A-Z_]*", re.IGNORECASE)
 _YES_NO = re.compile(r"\W*(yes|no)\W*", re.IGNORECASE)
@@ -41,7 +40,7 @@ def syntax_drift(graded: Sequence[GradedQuestion]) -> dict[str, Any]:
         if "<" in text or "CAM" in text.upper():
             for match in _TAG_LIKE.finditer(text):
                 num_spans += 1
-                tag = _TAG.fullmatch(match[0])
+                tag = EXACT_TAG.fullmatch(match[0])
                 kinds = list(_span_failures(match[0])) if tag is None else []
                 num_failing += bool(kinds)
                 if tag is not None:

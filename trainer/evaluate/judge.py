@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from trainer.evaluate.judge_remote import DEFAULT_PROMPT, Ask, RemoteJudge, ReplyCache, command, endpoint
 
@@ -130,7 +131,7 @@ def _command(value: str, options: JudgeOptions) -> Ask:
 
 def _endpoint(value: str, options: JudgeOptions) -> Ask:
     found = _ENDPOINT.fullmatch(value)
-    if found is None:
+    if found is None or not _is_address(found[2]):
         raise JudgeError(
             "--judge: got an openai judge of another form, expected openai:MODEL@URL such as "
             f"openai:my-model@http://localhost:8000/v1; a key goes into the variable {options.key_variable}"
@@ -141,6 +142,15 @@ def _endpoint(value: str, options: JudgeOptions) -> Ask:
             f"variable {options.key_variable}: got other characters than a key has, expected printable ASCII"
         )
     return endpoint(found[2], found[1], key or None, timeout=options.timeout)
+
+
+def _is_address(url: str) -> bool:
+    """Whether something can be asked there: ASCII, a host that can be one, a port that can be one."""
+    try:
+        parts = urlsplit(url)
+        return url.isascii() and bool((parts.hostname or "").encode("idna")) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def parse_reply(reply: str) -> tuple[float, bool]:

@@ -3,8 +3,10 @@
 import hashlib
 import http.client
 import json
+import os
 import random
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -13,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.message import Message
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -186,9 +189,10 @@ def endpoint(url: str, model: str, key: str | None, *, timeout: float) -> Ask:
     def ask(prompt: str) -> str:
         body = {"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0}
         request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+        deadline = time.monotonic() + timeout
         try:
             with opener.open(request, timeout=timeout) as response:
-                data = response.read(_LARGEST_REPLY)
+                data = _read(response, deadline)
         except urllib.error.HTTPError as error:
             error.close()
             raise NoReplyError(
@@ -205,9 +209,25 @@ def endpoint(url: str, model: str, key: str | None, *, timeout: float) -> Ask:
     return ask
 
 
+def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
+    """The body, at most `_LARGEST_REPLY` bytes; TimeoutError where it trickles in until after the deadline."""
+    data = b""
+    while len(data) < _LARGEST_REPLY and (part := response.read1(_LARGEST_REPLY - len(data))):
+        data += part
+        if time.monotonic() > deadline:
+            raise TimeoutError("timed out within its body")
+    return data
+
+
 def _retry_after(headers: Message) -> float:
+    """Seconds, which the header gives as such or as a date; 0 without a header that can be read."""
     text = headers.get("Retry-After", "")
-    return float(text) if text.isascii() and text.isdecimal() else 0.0
+    if text.isascii() and text.isdecimal():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return 0.0
 
 
 def _completion(data: bytes, address: str) -> str:
@@ -221,17 +241,25 @@ def _completion(data: bytes, address: str) -> str:
 
 
 def command(words: Sequence[str], *, timeout: float) -> Ask:
-    """Runs a program for each prompt, without a shell: prompt on its standard input, reply on its standard output."""
+    """Runs a program for each prompt, without a shell: prompt on its standard input, reply on its standard output.
+
+    After `timeout` seconds it is killed with all programs that it has started.
+    """
 
     def ask(prompt: str) -> str:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         try:
-            done = subprocess.run(list(words), input=prompt.encode(), capture_output=True, timeout=timeout, check=False)
-        except subprocess.TimeoutExpired:
-            raise NoReplyError(f"{words[0]}: no reply in {timeout:g} s", is_temporary=True) from None
+            program = subprocess.Popen(list(words), start_new_session=True, **pipes)
         except OSError as error:
             raise NoReplyError(f"{words[0]}: cannot be run ({error.strerror})", is_final=True) from None
-        if done.returncode:
-            raise NoReplyError(f"{words[0]}: exit status {done.returncode}", is_temporary=True)
-        return done.stdout[:_LARGEST_REPLY].decode("utf-8", "replace")
+        with program:
+            try:
+                reply, _ = program.communicate(prompt.encode(), timeout=timeout)
+            except subprocess.TimeoutExpired:
+                os.killpg(program.pid, signal.SIGKILL)  # the program has not been waited for, so the id is its own
+                raise NoReplyError(f"{words[0]}: no reply in {timeout:g} s", is_temporary=True) from None
+        if program.returncode:
+            raise NoReplyError(f"{words[0]}: exit status {program.returncode}", is_temporary=True)
+        return bytes(reply[:_LARGEST_REPLY]).decode("utf-8", "replace")
 
     return ask

@@ -18,11 +18,11 @@ from trainer.evaluate.submission import (
     reference_questions,
     submission_rows,
 )
+from trainer.evaluate.tags import EXACT_TAG
 
 MAX_ANSWER = 4000
 """Characters; DriveLM's longest reference answer has fewer than 2,000."""
 
-_TAG = re.compile(r"<c\d+,CAM_(?:FRONT|BACK)(?:_LEFT|_RIGHT)?,(\d+\.\d),(\d+\.\d)>")
 _TAG_LIKE = re.compile(r"<[^<>\n]{0,80}>|[<(\[]\s*c\s*\d+\s*,[^<>()\[\]\n]{0,80}[>)\]]?", re.IGNORECASE)
 _DECIMAL = re.compile(r"(?<!\d)\d+\.\d+")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
@@ -114,12 +114,12 @@ def _character_problems(answer: str) -> Iterator[tuple[str, str]]:
 
 def _tag_problems(answer: str) -> Iterator[tuple[str, str]]:
     for match in _TAG_LIKE.finditer(answer):
-        tag = _TAG.fullmatch(match[0])
+        tag = EXACT_TAG.fullmatch(match[0])
         if tag is None:
             yield "tag_form", f"got {match[0]!r}, expected <c1,CAM_FRONT,800.0,450.0> with one decimal each"
         elif float(tag[1]) > VIEW_SIZE[0] or float(tag[2]) > VIEW_SIZE[1]:
             yield "point_outside", f"{match[0]} is outside of {VIEW_SIZE[0]}x{VIEW_SIZE[1]}"
-    tags = [match[0] for match in _TAG.finditer(answer)]
+    tags = [match[0] for match in EXACT_TAG.finditer(answer)]
     repeated = [name for name, count in Counter(tag.split(",", 1)[0] for tag in set(tags)).items() if count > 1]
     if repeated:
         yield "duplicate_tag", f"{', '.join(sorted(repeated))} stands for several objects of one answer"

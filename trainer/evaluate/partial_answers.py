@@ -58,12 +58,13 @@ class PartialAnswers:
             )
 
     def read(self) -> dict[str, Row]:
-        """Row by id; a last line that was cut off is left out."""
+        """Row by id; a line that was cut off, or spoilt by a crash of the machine, is left out."""
         rows: dict[str, Row] = {}
         for file in sorted(self.directory.glob("rank-*.jsonl")):
             for line in file.read_bytes().split(b"\n")[:-1]:
-                row = json.loads(line)
-                rows.setdefault(row["id"], row)
+                row = _whole_row(line)
+                if row is not None:
+                    rows.setdefault(row["id"], row)
         return rows
 
     def remove(self) -> None:
@@ -89,6 +90,15 @@ class AnswerLog:
         """Write rows; they last through the end of the process, however it ends."""
         self._file.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
         self._file.flush()
+
+
+def _whole_row(line: bytes) -> Row | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    is_row = isinstance(row, dict) and isinstance(row.get("id"), str) and isinstance(row.get("answer"), str)
+    return row if is_row else None
 
 
 def _drop_cut_line(path: Path) -> None:

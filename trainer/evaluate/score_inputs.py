@@ -80,6 +80,8 @@ def named_files(given: Sequence[str], option: str) -> dict[str, Path]:
         if not equals or Path(entry).exists():
             name, path = Path(entry).stem, entry
         if not name or name in named:
-            raise SubmissionError(f"{option}: got the name {name!r} twice or empty, expected different ones: NAME=FILE")
+            raise SubmissionError(
+                f"{option}: got the name {name!r} twice or empty, expected different ones; write NAME=FILE"
+            )
         named[name] = Path(path)
     return named

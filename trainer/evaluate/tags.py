@@ -10,6 +10,12 @@ MATCH_DISTANCE = 16.0
 MAX_READ = 20_000
 """Characters of an answer that are read for its tags; DriveLM's longest reference answer has fewer than 2,000."""
 
+EXACT_TAG = re.compile(r"<c\d+,CAM_(?:FRONT|BACK)(?:_LEFT|_RIGHT)?,(\d+\.\d),(\d+\.\d)>")
+"""A tag as DriveLM writes it, with one decimal; the groups are x and y."""
+
+_FARTHEST = 1e9
+"""Pixels; what is written as more is read as this, so that every distance is a number."""
+
 _EPSILON = 1e-8
 _CAMERA = "CAM_(?:FRONT|BACK)(?:_LEFT|_RIGHT)?"
 _WELL_FORMED = re.compile(rf"<c(\d+),({_CAMERA}),(\d+\.\d+),(\d+\.\d+)>")
@@ -86,6 +92,10 @@ def _read(form: re.Pattern[str], text: str) -> list[Tag]:
     if "CAM_" not in text:
         return []
     return [
-        Tag(number=int(match[1][-9:]), camera=match[2], x=float(match[3]), y=float(match[4]), text=match[0])
+        Tag(number=int(match[1][-9:]), camera=match[2], x=_pixels(match[3]), y=_pixels(match[4]), text=match[0])
         for match in form.finditer(text[:MAX_READ])
     ]
+
+
+def _pixels(number: str) -> float:
+    return min(float(number), _FARTHEST)

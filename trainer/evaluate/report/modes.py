@@ -31,6 +31,7 @@ _KINDS = {
     "loop": "answers that end in a loop",
     "line_break": "answers with a line break",
     "empty": "empty answers",
+    "long": "answers too long to be read whole",
 }
 
 Cell = tuple[int, int | None, Sequence[str]]

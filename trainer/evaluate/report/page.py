@@ -17,6 +17,7 @@ MAX_PAGE = 9_600_000
 """Bytes; what texts leave of it is shared among the pictures."""
 
 _MAX_TEXTS = 5_500_000
+_MAX_TOP, _SMALLEST_PICTURE = 300_000, 12_000
 _HERE = Path(__file__).parent
 
 FindFrame = Callable[[str], RawFrame | None]
@@ -58,10 +59,14 @@ def make_page(systems: Sequence[System], find_frame: FindFrame, *, max_frames: i
 
 
 def _that_fit(frames: Sequence[FrameRows], names: Sequence[str]) -> list[FrameRows]:
-    """As many frames, evenly spaced, as the room for texts holds."""
+    """As many frames, evenly spaced, as the page has room for, with texts and the smallest pictures."""
     sizes = [len(frame_markup(frame, names, "").encode()) for frame in frames]
-    count = len(frames)
-    while count > 1 and sum(sizes[place * len(frames) // count] for place in range(count)) > _MAX_TEXTS:
+    count = min(len(frames), (MAX_PAGE - _MAX_TOP) // _SMALLEST_PICTURE)
+
+    def texts() -> int:
+        return sum(sizes[place * len(frames) // count] for place in range(count))
+
+    while count > 1 and texts() > min(_MAX_TEXTS, MAX_PAGE - _MAX_TOP - count * _SMALLEST_PICTURE):
         count -= 1
     return spread(frames, count)
 

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 from data_shards.schema import CAMERAS, VIEW_SIZE
 from trainer.evaluate.objects import described_objects
+from trainer.evaluate.tags import MAX_READ
 
 COLUMNS = 3
 CANVAS = (COLUMNS * VIEW_SIZE[0], len(CAMERAS) // COLUMNS * VIEW_SIZE[1])
 """Width and height of the stitched views in DriveLM's pixels."""
+
+MAX_MARKS = 100
+"""Points of one text that are drawn."""
 
 _TAG = re.compile(r"<\s*(c\d{1,4})\s*,\s*(CAM_\w+?)\s*,\s*(\d{1,5}(?:\.\d+)?)\s*,\s*(\d{1,5}(?:\.\d+)?)\s*>")
 
@@ -25,9 +29,9 @@ class Mark:
 
 
 def marks(answer: str) -> list[Mark]:
-    """The tags of a text, each once, also ones that are spaced or whole-numbered; points outside go to the edge."""
-    found = dict.fromkeys(_TAG.findall(answer))
-    return [_mark(label, camera, float(x), float(y)) for label, camera, x, y in found if camera in CAMERAS]
+    """A text's first tags, each once, also ones that are spaced or whole-numbered; outside points go to the edge."""
+    found = [parts for parts in dict.fromkeys(_TAG.findall(answer[:MAX_READ])) if parts[1] in CAMERAS]
+    return [_mark(label, camera, float(x), float(y)) for label, camera, x, y in found[:MAX_MARKS]]
 
 
 def cell(camera: str) -> tuple[int, int]:

@@ -1,7 +1,6 @@
 """Options of `python -m trainer.evaluate report` in, one HTML file and an exit status out."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from data_shards.atomic import write_atomically
@@ -11,7 +10,7 @@ from data_shards.schema import RawFrame
 from trainer.evaluate.judge import JudgeOptions, parse_judge
 from trainer.evaluate.report.page import FindFrame, make_page
 from trainer.evaluate.report.systems import make_system
-from trainer.evaluate.score_inputs import read_predictions
+from trainer.evaluate.score_inputs import named_files, read_predictions
 from trainer.evaluate.submission import read_references, reference_questions
 
 
@@ -47,35 +46,19 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.max_frames < 1:
         raise ReportError(f"--max-frames: got {args.max_frames}, expected at least 1")
-    files = named_files(args.predictions)
+    files = named_files(args.predictions, "--predictions")
     judge = parse_judge(args.judge, JudgeOptions(cache=args.out.with_name("judge_replies.jsonl")))
     references = read_references(args.references)
     if next(iter(reference_questions(references)), None) is None:
         raise ReportError(f"{args.references}: got no question, expected DriveLM's test form")
     index = load_index(args.data)
-    read = [(name, *read_predictions(path)) for name, path in files]
+    read = [(name, *read_predictions(path)) for name, path in files.items()]
     systems = [make_system(name, rows, references, judge, found) for name, rows, found in read]
     page = make_page(systems, frame_finder(index), max_frames=args.max_frames, judge=args.judge, title=args.title)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.out, page.html)
     print(f"{args.out}: {page.num_frames} of {page.num_all_frames} frames, {len(page.html) / 1e6:.1f} MB")
     return 0
-
-
-def named_files(given: Sequence[str]) -> list[tuple[str, Path]]:
-    """`NAME=FILE` or `FILE`, whose name is then that of the file.
-
-    Raises:
-        ReportError: a name twice, or an empty one.
-    """
-    files = []
-    for entry in given:
-        name, equals, path = entry.partition("=")
-        files.append((name, Path(path)) if equals and not Path(entry).exists() else (Path(entry).stem, Path(entry)))
-    names = [name for name, _ in files]
-    if not all(names) or len(set(names)) < len(names):
-        raise ReportError(f"--predictions: got the names {names}, expected different ones; write NAME=FILE")
-    return files
 
 
 def frame_finder(index: DatasetIndex) -> FindFrame:

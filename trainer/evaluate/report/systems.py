@@ -1,13 +1,12 @@
 """References and one file of predictions in, its scores and the credit of every answer out."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.evaluate.baselines import offered_options
-from trainer.evaluate.drivelm import BUCKETS, match_points
+from trainer.evaluate.baselines import offered_options, question_template
+from trainer.evaluate.drivelm import bucket_of, match_points
 from trainer.evaluate.judge import Judge, NoJudge
 from trainer.evaluate.lint import lint
 from trainer.evaluate.ptb_tokenizer import tokenize_lines
@@ -24,10 +23,6 @@ MEASURES = {"accuracy": "exact", "chatgpt": "ROUGE_L", "language": "ROUGE_L", "m
 MAX_JUDGED = 4000
 """Characters of an answer that count for its credit: a runaway answer is wrong without being read to its end."""
 
-_TAG = re.compile(r"<[^<>]*>")
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_OPTIONS_START = re.compile(r"\s(?=A\. )")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Graded:
@@ -40,7 +35,7 @@ class Graded:
     @property
     def bucket(self) -> str:
         """What the benchmark scores the question by."""
-        return bucket(self.question)
+        return bucket_of(self.question)
 
     @property
     def is_right(self) -> bool:
@@ -83,14 +78,9 @@ def make_system(
     )
 
 
-def bucket(question: ReferenceQuestion) -> str:
-    """What the benchmark scores a question by; of several tags the last, `none` without one."""
-    return next((BUCKETS[tag] for tag in reversed(sorted(question.tags)) if 0 <= tag < len(BUCKETS)), "none")
-
-
 def question_type(question: ReferenceQuestion) -> tuple[str, str]:
     """Kind and bucket: what questions are grouped by."""
-    return question.kind, bucket(question)
+    return question.kind, bucket_of(question)
 
 
 def mean_credit(graded: Sequence[Graded]) -> float:
@@ -107,13 +97,10 @@ def by_type(graded: Sequence[Graded]) -> dict[tuple[str, str], list[Graded]]:
 
 
 def by_template(graded: Sequence[Graded]) -> dict[str, list[Graded]]:
-    """Answers by their question's wording, options left out, tags and numbers abstracted."""
+    """Answers by the template of their question."""
     groups: defaultdict[str, list[Graded]] = defaultdict(list)
     for g in graded:
-        question = g.question.question
-        if offered_options(question):
-            question = _OPTIONS_START.split(question, maxsplit=1)[0]
-        groups[_NUMBER.sub("N", _TAG.sub("<object>", question)).strip()].append(g)
+        groups[question_template(g.question.question)].append(g)
     return dict(groups)
 
 
@@ -138,7 +125,7 @@ def _grade(questions: Sequence[ReferenceQuestion], answers: Mapping[str, str]) -
 
 
 def _credit(question: ReferenceQuestion, answer: str, words: str, reference_words: str) -> float:
-    measure = bucket(question)
+    measure = bucket_of(question)
     if measure == "accuracy":
         return float(answer == question.answer)
     if measure == "match":

@@ -34,6 +34,10 @@ def checked(rule, *frame):
         ("same_question", [("Q?", "Yes.", ()), ("Q?", "No.", ())], 1),
         ("listed_noticed", [LIST, notice(TAG, "stopped")], 0),
         ("listed_noticed", [LIST, notice(OTHER, "stopped")], 1),
+        ("listed_noticed", [LIST, notice("<c1,CAM_FRONT,200.0,300.0>", "stopped")], 0),
+        ("listed_noticed", [LIST, notice("<c3,CAM_FRONT,808.0,455.0>", "stopped")], 0),
+        ("listed_noticed", [LIST, notice("<c3,CAM_FRONT,850.0,450.0>", "stopped")], 1),
+        ("status_noticed", [notice("<c2,CAM_FRONT,795.0,445.0>", "turning left"), (STATUS, "A", ())], 1),
         ("status_noticed", [notice(TAG, "stationary"), (STATUS, "A", ())], 0),
         ("status_noticed", [notice(TAG, "turning left"), (STATUS, "A", ())], 1),
         ("sign_listed", [LIST, (SIGN, "No.", ())], 0),
@@ -50,6 +54,8 @@ def test_a_rule_tells_what_cannot_both_be_true(rule, frame, contradictory):
 
 def test_what_says_nothing_of_the_same_is_not_checked():
     assert checked("status_noticed", notice(TAG, "a traffic sign"), (STATUS, "A", ())) == (0, 0, [])
+    elsewhere = notice("<c1,CAM_FRONT,900.0,450.0>", "turning left")  # the model's number c1 is not the question's
+    assert checked("status_noticed", elsewhere, (STATUS, "A", ())) == (0, 0, [])
 
 
 def test_the_references_are_measured_too():

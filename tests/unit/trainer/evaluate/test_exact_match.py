@@ -54,6 +54,14 @@ def test_what_chooses_nothing_is_wrong_and_named(answer):
     assert result["counts"]["failures"] == {"no_letter": 1}
 
 
+def test_a_reference_that_names_no_option_is_told():
+    rows = [{"id": "q", "question": "Which?", "answer": "E", "type": None, "options": ["Left", "Right"]}]
+    matched = match_answers("multiple-choice", rows, [{"id": "q", "answer": "E"}])
+    assert matched.right == (False,)
+    assert {failure.kind for failure in matched.failures} == {"no_letter", "no_right_option"}
+    assert matched.questions[0].kind == "all"
+
+
 def test_letters_and_chance_are_counted():
     result = scores("multiple-choice", CHOICES, answers(q0="A", q1="A"))
     assert result["letters"] == {

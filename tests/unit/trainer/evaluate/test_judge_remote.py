@@ -1,9 +1,12 @@
 """Judges outside of the program: a local endpoint and a script, kept replies, further attempts, giving up."""
 
 import json
+import socket
 import sys
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -83,6 +86,39 @@ def test_busy_servers_and_broken_replies_are_asked_again():
     assert 0.5 <= waits[0] <= 1.0 < 2.0 <= waits[2] <= 4.0
 
 
+@pytest.mark.parametrize(
+    ("header", "low", "high"), [(formatdate(time.time() + 3600), 60, 60), (formatdate(0), 0, 1), ("soon", 0, 1)]
+)
+def test_a_server_may_say_as_a_date_when_to_ask_again(header, low, high):
+    with server((429, b"", ("Retry-After", header)), (200, "40")) as (url, _):
+        waits = []
+        judge = judge_of(endpoint(url, "m", None, timeout=5))
+        judge.sleep = waits.append
+        assert judge.reply("a", "b") == "40"
+    assert low <= waits[0] <= high
+
+
+def test_a_reply_that_trickles_in_does_not_outlast_the_time(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def trickle():
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+                for _ in range(100):
+                    connection.sendall(b" ")
+                    time.sleep(0.1)
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        start = time.monotonic()
+        with pytest.raises(NoReplyError, match="timed out") as error:
+            endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}", "m", None, timeout=0.5)("prompt")
+        assert error.value.is_temporary
+        assert time.monotonic() - start < 5
+        thread.join()
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 302])
 def test_a_refusal_is_final_and_names_no_key(status):
     with server((status, b"no", ("Location", "http://127.0.0.1:9/"))) as (url, seen):
@@ -160,6 +196,15 @@ def test_a_program_that_fails_or_hangs_is_a_failure(code, message):
         command([sys.executable, "-c", code], timeout=1.0)("prompt")
 
 
+def test_what_a_hanging_program_has_started_is_killed_with_it(tmp_path):
+    mark = tmp_path / "mark"
+    script = f"(sleep 2; touch {mark}) & sleep 60; echo 5"
+    with pytest.raises(NoReplyError, match="no reply"):
+        command(["sh", "-c", script], timeout=0.3)("prompt")
+    time.sleep(2.5)
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -170,6 +215,11 @@ def test_a_program_that_fails_or_hangs_is_a_failure(code, message):
         "openai:m",
         "openai:@http://x",
         "openai:m@ftp://x",
+        "openai:m@http://a..b/v1",
+        "openai:m@http://[x/v1",
+        "openai:m@http://x:port/v1",
+        "openai:m@http://x:99999/v1",
+        "openai:m@http://x/\u00fc",
     ],
 )
 def test_judges_that_cannot_work_are_refused(name):

@@ -40,6 +40,16 @@ def test_lint_tells_clean_from_unclean(files, tmp_path, capsys):
     ]
 
 
+def test_ids_that_no_terminal_can_print_are_printed_escaped(files, tmp_path):
+    rows = [{"id": "\ud800", "question": "", "answer": "\udfff"}]
+    (tmp_path / "p.json").write_text(json.dumps(rows))
+    command = [sys.executable, "-m", "trainer.evaluate", "lint", *files]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "extra_id: \\ud800: " in done.stdout
+    assert "missing_id" in done.stdout
+
+
 def test_plain_rows_are_a_problem_only_for_an_upload(files, capsys):
     assert main(["lint", *files, "--upload"]) == 2
     assert "header: file: plain rows" in capsys.readouterr().out

@@ -47,6 +47,14 @@ def test_training_questions_need_no_tags_but_answers(tmp_path):
         train_questions(path)
 
 
+def test_a_file_whose_name_holds_an_equals_sign_is_found(tmp_path):
+    odd = tmp_path / "lr=1.json"
+    odd.write_text("[]")
+    assert named_files([str(odd)], "--x") == {"lr=1": odd}
+    with pytest.raises(SubmissionError, match="write NAME=FILE"):
+        named_files(["=p.json"], "--x")
+
+
 def test_files_bear_their_own_or_a_given_name(tmp_path):
     assert {name: path.name for name, path in named_files(["dark=a.json", "b.json"], "--x").items()} == {
         "dark": "a.json", "b": "b.json",

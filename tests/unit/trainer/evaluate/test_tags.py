@@ -46,6 +46,11 @@ def test_strict_matching_wants_the_camera_and_measures_l2():
     assert len(match_anywhere(elsewhere, reference).pairs) == 1
 
 
+def test_numbers_beyond_all_bounds_stay_numbers():
+    (tag,) = well_formed_tags(f"<c1,CAM_FRONT,{'9' * 400}.0,1.0>")
+    assert tag.x == 1e9
+
+
 def test_each_reference_tag_is_matched_once_and_f1_counts_the_rest():
     match = match_strictly(tags(("CAM_FRONT", 1, 1), ("CAM_FRONT", 2, 2)), tags(("CAM_FRONT", 1, 1)))
     assert match.f1 == pytest.approx(2 / 3)

@@ -1,5 +1,6 @@
 """The report's page as text: self-contained, escaped, small, and its figures those of the scores."""
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -12,8 +13,9 @@ from tests.unit.trainer.evaluate.report.report_case import HOSTILE, make_case
 from trainer.evaluate.__main__ import main
 from trainer.evaluate.judge import NoJudge
 from trainer.evaluate.report.page import make_page
+from trainer.evaluate.report.points import MAX_MARKS
 from trainer.evaluate.report.published import PUBLISHED
-from trainer.evaluate.report.report_cli import ReportError, frame_finder, named_files
+from trainer.evaluate.report.report_cli import frame_finder
 from trainer.evaluate.report.systems import make_system
 from trainer.evaluate.submission import read_references, read_submission
 
@@ -184,11 +186,26 @@ def test_mistakes_exit_with_2_and_a_message(case, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_take_their_names(tmp_path):
-    assert named_files(["a=x/p.json", "y/q.json"])[1][0] == "q"
-    assert [name for name, _ in named_files(["a=x/p.json", "y/q.json"])] == ["a", "q"]
-    odd = tmp_path / "lr=1.json"
-    odd.write_text("[]")
-    assert named_files([str(odd)]) == [("lr=1", odd)]
-    with pytest.raises(ReportError):
-        named_files(["=p.json"])
+def test_a_runaway_answer_of_tags_leaves_the_page_small(case, tmp_path):
+    rows = json.loads(case.good.read_text())
+    rows[0]["answer"] = "".join(f"<c{number},CAM_FRONT,{number}.0,{number % 900}.0>" for number in range(5_000))
+    (tmp_path / "p.json").write_text(json.dumps(rows))
+    files = ["--references", str(case.references), "--data", str(case.shards), "--out", str(tmp_path / "r.html")]
+    assert main(["report", "--predictions", str(tmp_path / "p.json"), *files]) == 0
+    page = (tmp_path / "r.html").read_text()
+    assert len(page) < 200_000
+    assert page.count("<path") > MAX_MARKS
+
+
+def test_very_many_frames_are_thinned_to_what_a_page_holds(case):
+    references = read_references(case.references)
+    few = {"perception": references["scene0"]["key_frames"]["frame0"]["QA"]["perception"][:1]}
+    many = {"s": {"key_frames": {f"f{number}": {"QA": few} for number in range(1500)}}}
+    noise = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
+    frame = frame_finder(load_index(case.shards))("scene0_frame0")
+    frame = type(frame)(**(vars(frame) | {"images": dict.fromkeys(frame.images, jpeg(noise, 95))}))
+    page = make_page(
+        [make_system("s", [], many, NoJudge())], lambda key: frame, max_frames=1500, judge="none", title="t"
+    )
+    assert 400 < page.num_frames < page.num_all_frames == 1500
+    assert len(page.html) < 10e6
