@@ -247,19 +247,26 @@ def command(words: Sequence[str], *, timeout: float) -> Ask:
     """
 
     def ask(prompt: str) -> str:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         try:
-            program = subprocess.Popen(list(words), start_new_session=True, **pipes)
+            program = subprocess.Popen(
+                list(words),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         except OSError as error:
             raise NoReplyError(f"{words[0]}: cannot be run ({error.strerror})", is_final=True) from None
         with program:
             try:
                 reply, _ = program.communicate(prompt.encode(), timeout=timeout)
             except subprocess.TimeoutExpired:
-                os.killpg(program.pid, signal.SIGKILL)  # the program has not been waited for, so the id is its own
                 raise NoReplyError(f"{words[0]}: no reply in {timeout:g} s", is_temporary=True) from None
+            finally:
+                if program.returncode is None:  # not waited for yet, so the id is still its own
+                    os.killpg(program.pid, signal.SIGKILL)
         if program.returncode:
             raise NoReplyError(f"{words[0]}: exit status {program.returncode}", is_temporary=True)
-        return bytes(reply[:_LARGEST_REPLY]).decode("utf-8", "replace")
+        return reply[:_LARGEST_REPLY].decode("utf-8", "replace")
 
     return ask
