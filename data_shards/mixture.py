@@ -130,6 +130,22 @@ def oversized(mixture: Sequence[MixtureEntry], limits: PackLimits) -> list[tuple
     return found
 
 
+def least_limits(mixture: Sequence[MixtureEntry], limits: PackLimits) -> PackLimits:
+    """The smallest limits that leave out no more than `limits` do: the largest question with its prefix, and the most
+    tiles of a sample, that fit."""
+    tokens, tiles = [1], [1]
+    for entry in mixture:
+        sizes = entry.sizes
+        counts = np.diff(sizes.first)
+        owner = np.repeat(np.arange(len(sizes)), counts)
+        whole = sizes.prefix[owner] + sizes.tokens
+        fits = (whole <= limits.max_tokens) & (sizes.tiles[owner] <= limits.max_tiles)
+        silent = (counts == 0) & (sizes.tiles <= limits.max_tiles)
+        tokens.append(int(whole[fits].max(initial=1)))
+        tiles += [int(sizes.tiles[owner][fits].max(initial=1)), int(sizes.tiles[silent].max(initial=1))]
+    return PackLimits(max_tokens=max(tokens), max_tiles=max(tiles))
+
+
 def flatten(mixture: Sequence[MixtureEntry], limits: PackLimits) -> FlatMixture:
     """All samples in one table, without questions that no pack can hold.
 

@@ -7,6 +7,7 @@ from functools import partial
 from data_shards.collate import Batch
 from data_shards.entries import ShardError
 from data_shards.loader import FrameSource, PackLoader, TextSettings
+from data_shards.mixture import PackLimits, least_limits
 from data_shards.plan import CostModel, PackStream
 from data_shards.token_fractions import shares, with_fractions
 from trainer.dist import Ranks
@@ -38,6 +39,11 @@ class Data:
     def num_samples(self) -> int:
         """Frames of all datasets together."""
         return sum(len(source.index) for source in self.sources)
+
+    @property
+    def least_limits(self) -> PackLimits:
+        """Limits of a pack that leave out no more samples and questions than the recipe's do."""
+        return least_limits(self.mixture.entries, self.mixture.limits)
 
     def loader(self, ranks: Ranks, start_position: int) -> PackLoader:
         """This rank's steps from a position in the plan on."""

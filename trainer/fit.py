@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from data_shards.mixture import PackLimits
 from models.activations import ModuleBytes
 from trainer.footprint import as_in_recipe, footprint
 from trainer.memory import GIB, Footprint, Memory, Zero, estimate, table
@@ -18,21 +19,22 @@ _FACTORS = (2, 1.5, 1.25, 1, 0.75, 0.5, 0.375, 0.25, 0.125)
 Sized = Callable[[float], Footprint]
 """The footprint with both limits times a factor."""
 
+_ANYTHING = PackLimits(max_tokens=1, max_tiles=1)
 
-def memory_report(stage: Stage, zero: Zero, *, gpu_gib: float | None = None) -> str:
+
+def memory_report(stage: Stage, zero: Zero, *, gpu_gib: float | None = None, least: PackLimits = _ANYTHING) -> str:
     """The table of the recipe's settings, and with the memory of a card, in GiB, whether they fit and what else would.
 
     What a GPU needs for itself is counted where a card is named or training is in 16 bits.
+
+    Args:
+        least: limits that the data need; smaller ones are not suggested.
     """
     data = stage.recipe.data
 
     def sized(factor: float) -> Footprint:
-        return footprint(
-            stage,
-            max_tokens=round(data.max_tokens * factor),
-            max_tiles=round(data.max_tiles * factor),
-            divided=zero.stage == 3,
-        )
+        tokens, tiles = _limits(stage, factor)
+        return footprint(stage, max_tokens=tokens, max_tiles=tiles, divided=zero.stage == 3)
 
     counts = as_in_recipe(stage)
     memory = estimate(sized(1.0), zero, counts, gpu=gpu_gib is not None or zero.item == 2)
@@ -43,7 +45,7 @@ def memory_report(stage: Stage, zero: Zero, *, gpu_gib: float | None = None) -> 
     )
     lines = [table(memory, title)]
     if gpu_gib is not None:
-        lines += _advice(stage, sized, zero, memory, gpu_gib)
+        lines += _advice(stage, sized, zero, memory, gpu_gib, least)
     return "\n".join(lines)
 
 
@@ -66,23 +68,32 @@ def memory_of(stage: Stage, zero: Zero) -> Memory:
     return estimate(size, zero, as_in_recipe(stage))
 
 
-def _advice(stage: Stage, sized: Sized, zero: Zero, memory: Memory, gpu_gib: float) -> list[str]:
+def _advice(stage: Stage, sized: Sized, zero: Zero, memory: Memory, gpu_gib: float, least: PackLimits) -> list[str]:
     room, spare = gpu_gib * GIB, gpu_gib - memory.peak / GIB
     verdict = f"fits, {spare:.1f} GiB to spare" if spare >= 0 else f"does not fit, {-spare:.1f} GiB too much"
     lines = [f"in {gpu_gib:g} GiB: {verdict}"]
     here = cheapest(sized(1.0), zero, room)
     if here is not None:
         lines.append(f"fewest checkpointed layers that fit with these limits: {_setting(here)}")
-    largest = next(((f, counts) for f in _FACTORS if (counts := cheapest(sized(f), zero, room)) is not None), None)
+    limits = {factor: _limits(stage, factor) for factor in _FACTORS}
+    enough = [f for f in _FACTORS if limits[f][0] >= least.max_tokens and limits[f][1] >= least.max_tiles]
+    largest = next(((f, counts) for f in enough if (counts := cheapest(sized(f), zero, room)) is not None), None)
     if largest is None:
-        lines.append("no limits fit: take more GPUs under ZeRO-3, or a DeepSpeed configuration that offloads")
+        lines.append(
+            f"no limits fit that hold the largest frame with a question ({least.max_tokens} tokens, {least.max_tiles} "
+            "tiles): take more GPUs under ZeRO-3, or a DeepSpeed configuration that offloads"
+        )
     elif largest[0] != 1:
-        factor, counts = largest
-        tokens, tiles = (round(limit * factor) for limit in (stage.recipe.data.max_tokens, stage.recipe.data.max_tiles))
+        (tokens, tiles), counts = limits[largest[0]], largest[1]
         lines.append(
             f"largest limits tried that fit: data.max_tokens={tokens} data.max_tiles={tiles} {_setting(counts)}"
         )
     return lines
+
+
+def _limits(stage: Stage, factor: float) -> tuple[int, int]:
+    data = stage.recipe.data
+    return round(data.max_tokens * factor), round(data.max_tiles * factor)
 
 
 def cheapest(

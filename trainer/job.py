@@ -85,7 +85,7 @@ def describe(job: Job) -> str:
         *data.summary(world_size),
         *Validator(recipe, stage, None).notes(),
         _table(stage),
-        memory_report(stage, Zero.of(config, world_size), gpu_gib=job.gpu_gib),
+        memory_report(stage, Zero.of(config, world_size), gpu_gib=job.gpu_gib, least=data.least_limits),
     ]
     return "\n".join(parts)
 

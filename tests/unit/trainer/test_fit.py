@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data_shards.mixture import PackLimits
 from trainer.bench.settings import BenchSettings, bench_recipe
 from trainer.fit import cheapest, memory_of, memory_report
 from trainer.footprint import as_in_recipe, footprint
@@ -65,6 +66,24 @@ def test_smaller_limits_are_suggested_where_no_checkpointing_helps(finetune):
     text = memory_report(finetune, ZERO, gpu_gib=room / GIB + 0.01)
     assert "fit with these limits" not in text
     assert re.search(r"largest limits tried that fit: data\.max_tokens=(4096|6144) data\.max_tiles=(12|18) ", text)
+
+
+def test_limits_that_no_frame_fits_are_not_suggested(finetune):
+    room = estimate(
+        footprint(finetune, max_tokens=4096, max_tiles=12, divided=True), ZERO, {"vision": 24, "language": 24}
+    ).peak
+    found = re.search(
+        r"data\.max_tokens=(\d+) data\.max_tiles=(\d+) ", memory_report(finetune, ZERO, gpu_gib=room / GIB)
+    )
+    assert found is not None
+    tokens, tiles = int(found[1]), int(found[2])
+    for least in (PackLimits(max_tokens=1, max_tiles=tiles + 1), PackLimits(max_tokens=tokens + 1, max_tiles=1)):
+        text = memory_report(finetune, ZERO, gpu_gib=room / GIB, least=least)
+        assert found[0] not in text
+        assert f"hold the largest frame with a question ({least.max_tokens} tokens, {least.max_tiles} tiles)" in text
+    assert found[0] in memory_report(
+        finetune, ZERO, gpu_gib=room / GIB, least=PackLimits(max_tokens=tokens, max_tiles=tiles)
+    )
 
 
 def test_alignment_keeps_nothing_of_the_tower_and_little_state(finetune):
