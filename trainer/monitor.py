@@ -12,7 +12,7 @@ from data_shards.collate import Batch, step_counts
 from trainer.dist import Ranks
 from trainer.engine import Engine
 from trainer.guards import StepGuard
-from trainer.loggers import Logger
+from trainer.loggers import Logger, warn
 from trainer.metrics import MetricWindow
 from trainer.profiling import StepProfile
 from trainer.recipe import Recipe
@@ -36,7 +36,7 @@ class Monitor:
         self._guard = StepGuard(ranks, recipe.run_dir, max_skipped=recipe.max_skipped, step=state.step, say=logger.say)
         self._stragglers = Stragglers(logger.say)
         self._watchdog = Watchdog(ranks, recipe.run_dir, hang_after=recipe.hang_after, say=logger.say)
-        self._profile = StepProfile(recipe.profile, recipe.run_dir, ranks.rank)
+        self._profile = StepProfile(recipe.profile, recipe.run_dir, ranks.rank, warn)
         self._peak = peak_flops(_device_name(engine.device), recipe.device_peak_tflops)
         self._waited = 0.0
         self._started = time.perf_counter()

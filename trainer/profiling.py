@@ -1,5 +1,6 @@
 """Steps to be profiled in, `RUN_DIR/profile/steps_10-12.rank_0.json.gz` out: a trace for Perfetto or chrome://tracing."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -14,7 +15,9 @@ PROFILE_DIR = "profile"
 class StepProfile:
     """Profiles the recipe's steps; a context manager, so that a run that stops within them leaves its trace too."""
 
-    def __init__(self, settings: ProfileSection, run_dir: Path, rank: int) -> None:
+    def __init__(self, settings: ProfileSection, run_dir: Path, rank: int, say: Callable[[str], None]) -> None:
+        """Args: say: takes a line for the user, where the trace finds no room; the run goes on without it."""
+        self._say = say
         self._first, self._last = settings.start, settings.start + settings.steps - 1
         self._directory, self._rank = run_dir / PROFILE_DIR, rank
         self._profile: profile | None = None
@@ -42,11 +45,15 @@ class StepProfile:
         self._done = step
         return self._write() if self._profile is not None and step >= self._last else None
 
-    def _write(self) -> Path:
+    def _write(self) -> Path | None:
         assert self._profile is not None
-        self._profile.stop()
-        self._directory.mkdir(parents=True, exist_ok=True)
+        profiled, self._profile = self._profile, None
+        profiled.stop()
         path = self._directory / f"steps_{self._began}-{self._done}.rank_{self._rank}.json.gz"
-        self._profile.export_chrome_trace(str(path))
-        self._profile = None
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            profiled.export_chrome_trace(str(path))
+        except OSError as error:
+            self._say(f"{path}: the profile could not be written: {error}; training goes on")
+            return None
         return path

@@ -9,8 +9,8 @@ from trainer.profiling import StepProfile
 from trainer.recipe import ProfileSection
 
 
-def run(tmp_path, settings, steps, rank=0):
-    with StepProfile(settings, tmp_path, rank) as profile:
+def run(tmp_path, settings, steps, rank=0, say=print):
+    with StepProfile(settings, tmp_path, rank, say) as profile:
         paths = []
         for step in steps:
             profile.begin(step)
@@ -45,3 +45,12 @@ def test_a_run_that_goes_on_within_them_begins_there(tmp_path):
 def test_nothing_is_profiled_unless_it_is_asked_for(tmp_path):
     run(tmp_path, ProfileSection(), range(8, 14))
     assert not (tmp_path / "profile").exists()
+
+
+def test_a_trace_that_finds_no_room_ends_no_run(tmp_path):
+    said = []
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "steps_2-3.rank_0.json.gz").symlink_to("/dev/full")
+    assert run(tmp_path, ProfileSection(start=2, steps=2), range(1, 5), say=said.append) == [None] * 4
+    assert len(said) == 1
+    assert "could not be written: [Errno 28]" in said[0]
