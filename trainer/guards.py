@@ -56,19 +56,30 @@ def explained_memory(limits: DataSection, batch: Batch) -> Iterator[None]:
     Raises:
         OutOfMemory: in the place of torch's error.
     """
+    meta = batch.meta
+    tokens = f"{meta.num_tokens} tokens (data.max_tokens {limits.max_tokens}), " if meta.num_tokens else ""
+    with memory_for(
+        f"a pack of {tokens}{meta.num_tiles} tiles (data.max_tiles {limits.max_tiles}) and {len(batch.label_targets)} "
+        f"label tokens, frames {_shown(meta.keys)}",
+        "have more layers checkpointed (model.checkpointing; this run then goes on), or lower "
+        f"{'data.max_tokens or ' if meta.num_tokens else ''}data.max_tiles",
+    ):
+        yield
+
+
+@contextmanager
+def memory_for(what: str, advice: str) -> Iterator[None]:
+    """Within this context running out of memory says at what, and what to do.
+
+    Raises:
+        OutOfMemory: in the place of torch's error.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and _HOST_MEMORY not in str(error):
             raise
-        meta = batch.meta
-        tokens = f"{meta.num_tokens} tokens (data.max_tokens {limits.max_tokens}), "
-        raise OutOfMemory(
-            f"out of memory at a pack of {tokens if meta.num_tokens else ''}{meta.num_tiles} tiles (data.max_tiles "
-            f"{limits.max_tiles}) and {len(batch.label_targets)} label tokens, frames {_shown(meta.keys)}; have more "
-            "layers checkpointed (model.checkpointing; this run then goes on), or lower "
-            f"{'data.max_tokens or ' if meta.num_tokens else ''}data.max_tiles: {_first_line(error)}"
-        ) from error
+        raise OutOfMemory(f"out of memory at {what}; {advice}: {_first_line(error)}") from error
 
 
 class StepGuard:

@@ -30,6 +30,7 @@ from trainer.evaluate.drivelm import evaluate
 from trainer.evaluate.exact_match import same_answer
 from trainer.evaluate.judge import NoJudge
 from trainer.evaluate.predict import answer_frames
+from trainer.guards import memory_for
 from trainer.stages.base import Picture
 from trainer.stages.picture import captioned_tiles
 from trainer.stages.vlm import VlmStage, chat_template
@@ -39,6 +40,7 @@ SCORES = ("accuracy", "match_f1", "object_f1", "bleu_1", "bleu_4", "rouge_l", "c
 EXACT = "exact"
 """Of general questions: the share of answers equal to the reference but for case, spaces and a final full stop."""
 _SHOWN_QUESTIONS = 4
+_ADVICE = "lower validation.max_new_tokens, or set validation.answers to 0; this run then goes on"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ def answer_scores(
     """
     values: dict[str, float] = {}
     pictures: list[Picture] = []
-    with _whole(stage, engine) as vlm:
+    with memory_for("the answers of validation", _ADVICE), _whole(stage, engine) as vlm:
         for asked in datasets:
             own: list[_Answers] = []
             for place in asked.frames[ranks.rank :: ranks.world_size]:

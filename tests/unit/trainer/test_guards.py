@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from trainer import validation_answers
 from trainer.guards import OutOfMemory, StepGuard, TooManySkipped, explained_memory, is_spike
 from trainer.recipe import DataSection
 
@@ -142,6 +143,15 @@ def test_what_may_be_changed_in_a_run_comes_first_in_the_advice():
 def test_the_hosts_memory_is_memory_too(allocate):
     with pytest.raises(OutOfMemory, match="frames k1"), explained_memory(DataSection(datasets=()), batch("k1")):
         allocate()
+
+
+def test_answers_that_find_no_memory_say_what_to_do(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(validation_answers, "_whole", full)
+    with pytest.raises(OutOfMemory, match=r"at the answers of validation; lower validation\.max_new_tokens, or set"):
+        validation_answers.answer_scores([], None, None, None, print)
 
 
 def test_other_errors_come_through_as_they_are():
