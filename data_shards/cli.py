@@ -14,10 +14,11 @@ from data_shards.commands import SYNTHETIC_SOURCES, UsageError, write_drivelm, w
 from data_shards.conversation_commands import write_conversations
 from data_shards.decode import ImageError
 from data_shards.entries import ShardError
-from data_shards.index import load_index, rebuild_index
+from data_shards.index import load_index
 from data_shards.inspect_command import add_inspect
 from data_shards.lint import LintError
 from data_shards.read import BadSample, read_frame
+from data_shards.rebuild import rebuild_index
 from data_shards.schema import SchemaError
 from data_shards.sources.drivelm import SelectionError, SourceError, references_json
 from data_shards.sources.synthetic.cities import CITIES, DEFAULT_CITY

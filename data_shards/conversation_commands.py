@@ -55,8 +55,8 @@ def _from_tars(options: argparse.Namespace) -> None:
     if options.images is not None:
         raise UsageError("--images: got it with --tars, whose images lie in the tars; leave it out")
     fields = TarFields(
-        images=options.image_field or (),
-        text=options.text_field,
+        images=tuple(name.lower() for name in options.image_field or ()),
+        text=options.text_field.lower(),
         caption_key=options.caption_key,
         question=options.question,
         rules=_rules(options),
@@ -121,6 +121,6 @@ def _report(out: Path, jobs: Sequence[DatasetJob], bad: Sequence[LeftOut]) -> No
     left_out = sorted([*bad, *late], key=lambda item: item.lines)
     if left_out:
         lines = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in left_out)
-        write_atomically(out / LEFT_OUT_FILE, lines.encode())
+        write_atomically(out / LEFT_OUT_FILE, lines.encode(errors="backslashreplace"))  # names need not be UTF-8
         count = sum(len(item.lines) for item in left_out)
         print(f"left out {count} rows, listed in {out / LEFT_OUT_FILE}; first {left_out[0]}", file=sys.stderr)

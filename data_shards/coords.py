@@ -191,13 +191,16 @@ def read_tags(text: str) -> DecodedText:
 
 def unparsed_tags(texts: Iterable[str]) -> str:
     """How many spans of texts in DriveLM's form look like tags and are none, with the first of them; empty for none."""
-    found = [read_tags(text) for text in texts if "<" in text]
-    unparsed = [span for read in found for span in read.unparsed]
-    if not unparsed:
+    num_unparsed, total = 0, 0
+    first: list[str] = []
+    for read in (read_tags(text) for text in texts if "<" in text):
+        num_unparsed += len(read.unparsed)
+        total += len(read.unparsed) + read.num_tags
+        first += read.unparsed[: _SHOWN - len(first)]
+    if not num_unparsed:
         return ""
-    total = len(unparsed) + sum(read.num_tags for read in found)
-    shown = ", ".join(map(repr, unparsed[:_SHOWN]))
-    return f"{len(unparsed):,} of {total:,} object tags do not parse and stay as they were written, first {shown}"
+    shown = ", ".join(map(repr, first))
+    return f"{num_unparsed:,} of {total:,} object tags do not parse and stay as they were written, first {shown}"
 
 
 def point_spans(text: str) -> list[tuple[int, int]]:

@@ -113,13 +113,19 @@ def dataset_shards(directory: Path) -> list[Path]:
             raise _no_shards(directory)
         return found
     if not info.complete:
-        raise ShardError(
-            f"{directory / DATASET_FILE}: field 'complete': got false, expected true: writing these shards was cut "
-            "short; run the command that writes them again, it goes on where it stopped"
-        )
+        raise unfinished(directory)
     listed = [directory / shard.name for shard in info.shards]
     _check_names(directory, listed, found)
     return listed
+
+
+def unfinished(directory: Path) -> ShardError:
+    """What is said of a directory that misses shards."""
+    return ShardError(
+        f"{directory / DATASET_FILE}: field 'complete': got false, expected true: writing these shards was cut short; "
+        f"run the command that writes them again, it goes on where it stopped; or remove {DATASET_FILE} to use those "
+        "that are there"
+    )
 
 
 def _no_shards(directory: Path) -> ShardError:

@@ -14,7 +14,7 @@ import numpy as np
 
 from data_shards.atomic import write_atomically
 from data_shards.checked_json import dump_checked, load_checked
-from data_shards.dataset_file import DatasetInfo, ShardInfo, dataset_shards, read_dataset_file, write_dataset_file
+from data_shards.dataset_file import ShardInfo, dataset_shards, read_dataset_file
 from data_shards.entries import LeftOut, MemberSpan, SampleEntry, ShardError
 from data_shards.samples import ShardPart, ShardSamples
 from data_shards.scan import index_shard
@@ -26,6 +26,7 @@ __all__ = [
     "SampleEntry",
     "ShardError",
     "ShardIndex",
+    "add_unique",
     "check_unique",
     "index_path",
     "index_shard",
@@ -33,7 +34,6 @@ __all__ = [
     "load_index",
     "read_index",
     "read_shard_index",
-    "rebuild_index",
     "shard_info",
     "shard_is_whole",
     "write_index",
@@ -111,37 +111,6 @@ def load_index(directory: Path) -> DatasetIndex:
     samples = ShardSamples(parts, _read_again)
     check_unique(directory, hashes, lambda: map(samples.table, range(len(parts))))
     return DatasetIndex(root=directory, samples=samples)
-
-
-def rebuild_index(directory: Path) -> DatasetInfo:
-    """Index every tar of a directory anew and write `dataset.json` over them.
-
-    Raises:
-        ShardError: no tars, a damaged tar, a frame that occurs twice.
-    """
-    try:
-        old = read_dataset_file(directory)
-    except ShardError:
-        old = None  # it is what is made anew here
-    tars = sorted(directory.glob("*.tar"))
-    if not tars:
-        tars = dataset_shards(directory)
-    first: dict[str, str] = {}
-    shards = []
-    for tar in tars:
-        entries = index_shard(tar)
-        _add_unique(directory, first, ((entry.key, tar.name) for entry in entries))
-        write_index(tar, entries)
-        shards.append(shard_info(tar))
-    info = DatasetInfo(
-        source=old.source if old else "unknown",
-        licence=old.licence if old else "unknown",
-        shards=tuple(shards),
-        build=old.build if old else {},
-        left_out=old.left_out if old else 0,
-    )
-    write_dataset_file(directory, info)
-    return info
 
 
 def shard_info(tar: Path) -> ShardInfo:
@@ -224,7 +193,7 @@ def check_unique(directory: Path, hashes: Sequence[np.ndarray], tables: Callable
     doubtful = set(values[counts > 1].tolist())
     if doubtful:
         pairs = ((key, table.shard) for table in tables() for key in table.keys if hash(key) in doubtful)
-        _add_unique(directory, {}, pairs)
+        add_unique(directory, {}, pairs)
 
 
 def _dump(tar: Path, entries: Sequence[SampleEntry], left_out: Sequence[LeftOut]) -> bytes:
@@ -283,7 +252,12 @@ def _read_again(part: ShardPart) -> ShardTable:
     return index.table
 
 
-def _add_unique(directory: Path, first: dict[str, str], pairs: Iterable[tuple[str, str]]) -> None:
+def add_unique(directory: Path, first: dict[str, str], pairs: Iterable[tuple[str, str]]) -> None:
+    """Add keys with their shards to those that came first.
+
+    Raises:
+        ShardError: a key that is there already.
+    """
     for key, shard in pairs:
         if key in first:
             raise ShardError(f"{directory / shard}: frame {key} is also in {first[key]}; keep one of the two")

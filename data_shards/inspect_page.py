@@ -121,7 +121,7 @@ def _camera(tag: str) -> str:
 
 def _colour(tag: str) -> str:
     number = re.match(r"<c(\d+)", tag)
-    return _COLOURS[int(number.group(1)) % len(_COLOURS)] if number else _COLOURS[0]
+    return _COLOURS[int(number.group(1)[-9:]) % len(_COLOURS)] if number else _COLOURS[0]
 
 
 def _box(box: object, colour: str) -> str:

@@ -190,8 +190,8 @@ def _load(path: Path, content: str, num_samples: int) -> SizeTable | None:
             if str(record["content"]) != content or len(record["prefix"]) != num_samples:
                 return None
             return SizeTable(**{name: record[name] for name in _COLUMNS})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # absent or damaged: it is counted again
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
+        return None  # absent or damaged (also so that zipfile takes it for encrypted): it is counted again
 
 
 def _store(path: Path, content: str, sizes: SizeTable) -> None:

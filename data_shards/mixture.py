@@ -178,6 +178,16 @@ def flatten(mixture: Sequence[MixtureEntry], limits: PackLimits) -> FlatMixture:
     )
 
 
+def typical_tokens(flat: FlatMixture, questions_per_visit: int, num_datasets: int) -> np.ndarray:
+    """Tokens that a sample takes about when all its questions are asked, a prefix for each visit, mean of each dataset
+    [D]; tiles in a mixture without questions."""
+    visits = np.maximum(1, np.rint(np.diff(flat.first) / questions_per_visit))
+    cumulative = np.concatenate([[0], np.cumsum(flat.tokens, dtype=np.int64)])
+    each = flat.prefix * visits + np.diff(cumulative[flat.first]) if len(flat.tokens) else flat.tiles
+    samples = np.bincount(flat.dataset, minlength=num_datasets)
+    return np.bincount(flat.dataset, weights=each, minlength=num_datasets) / np.maximum(samples, 1)
+
+
 def check_settings(mixture: Sequence[MixtureEntry], limits: PackLimits, questions_per_visit: int) -> None:
     """Refuse settings that are not positive, naming all of them at once.
 

@@ -23,6 +23,7 @@ from data_shards.mixture import (
     check_settings,
     flatten,
     oversized,
+    typical_tokens,
 )
 from data_shards.sections import SectionRows, num_sections
 
@@ -200,6 +201,10 @@ class PackStream:
     def packs_an_epoch(self) -> int:
         """Number of packs of an epoch, exact where it has one section, else from its first."""
         return len(self.section(0)) * self.sections
+
+    def typical(self) -> np.ndarray:
+        """Tokens, or tiles, that a sample of each dataset takes about, [D]; see `typical_tokens`."""
+        return typical_tokens(self._flat, self._target, len(self.weights))
 
     def section(self, number: int) -> SectionPlan:
         """The plan of a section, counted over all epochs; the newest two are kept."""

@@ -13,6 +13,10 @@ JUDGED = 10
 """Allowed samples over which the fraction is judged: before, it is too uncertain."""
 
 
+_NO_UTF_8 = "backslashreplace"
+"""Names in a tar need not be UTF-8; what is not is written as an escape, which JSON reads back."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BadRecord:
     """A sample that was left out: name of its dataset, file name of the tar, byte in it, frame key, why."""
@@ -34,7 +38,8 @@ class BadRecord:
         return self.dataset, self.key
 
     def __str__(self) -> str:
-        return f"{self.dataset}: {self.shard}: offset {self.offset}: frame {self.key}: {self.reason}"
+        text = f"{self.dataset}: {self.shard}: offset {self.offset}: frame {self.key}: {self.reason}"
+        return text.encode(errors=_NO_UTF_8).decode()
 
 
 class Quarantine:
@@ -47,22 +52,22 @@ class Quarantine:
         """What earlier starts of the run left out; a last line that was cut off is removed."""
         if not self.path.is_file():
             return []
-        records, whole = [], []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        content = self.path.read_bytes()
+        records, whole = [], b""
+        for line in content.split(b"\n"):
             try:
                 records.append(BadRecord(**json.loads(line)))
             except (ValueError, TypeError):
                 continue
-            whole.append(line + "\n")
-        text = "".join(whole).encode()
-        if text != self.path.read_bytes():
-            write_atomically(self.path, text)
+            whole += line + b"\n"
+        if whole != content:
+            write_atomically(self.path, whole)
         return records
 
     def append(self, records: Iterable[BadRecord]) -> None:
         """Add one line a record, on disk when this returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
+        with self.path.open("a", encoding="utf-8", errors=_NO_UTF_8) as file:
             file.writelines(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
             file.flush()
             os.fsync(file.fileno())

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from data_shards.entries import MemberSpan, SampleEntry, ShardError
 from data_shards.index import DatasetIndex
 from data_shards.remote import storage_of
-from data_shards.schema import RawFrame, SchemaError, frame_from_json, image_name
+from data_shards.schema import (
+    MAX_IMAGE_BYTES,
+    MAX_RECORD_BYTES,
+    RawFrame,
+    SchemaError,
+    frame_from_json,
+    image_name,
+)
 from data_shards.storage import Storage, Unreachable
-
-MAX_RECORD_BYTES = 16 << 20
-"""A longer JSON member is refused before it is read; the longest of DriveLM has under 100 KB."""
-
-MAX_IMAGE_BYTES = 64 << 20
-"""A longer image member is refused before it is read."""
 
 _MAX_GAP = 4096
 """Headers and padding between two members of a frame take less."""

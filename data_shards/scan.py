@@ -63,27 +63,26 @@ def index_members(tar: Path) -> list[SampleEntry]:
 def walk_members(tar: Path, file: BinaryIO) -> Iterator[tuple[str, str, int, int]]:
     """Key, suffix, offset and size of each member of an open tar; reads the headers and what follows the last member.
 
-    The key of `folder/a_b.cam_back.jpg` is `folder/a_b`, as in webdataset.
+    The key of `folder/a_b.cam_back.jpg` is `folder/a_b`, as in webdataset; like there, folders and files that have no
+    key or no suffix (`README`, `._a.jpg`) belong to no sample.
 
     Raises:
-        ShardError: a cut or damaged tar, a member that is not a plain file or without a suffix.
+        ShardError: a cut or damaged tar, a link or a special file.
     """
     end = 0
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while (info := archive.next()) is not None:
+                if info.isdir():
+                    end = info.offset_data
+                    continue
                 if not info.isreg() or info.issparse():
-                    raise ShardError(
-                        f"{tar}: member {info.name!r}: got a link, folder or special file, expected a file"
-                    )
-                folder, slash, name = info.name.rpartition("/")
-                stem, dot, suffix = name.partition(".")
-                if not stem or not dot:
-                    raise ShardError(
-                        f"{tar}: member {info.name!r}: expected a name of the form '<scene>_<frame>.<suffix>'"
-                    )
+                    raise ShardError(f"{tar}: member {info.name!r}: got a link or special file, expected a file")
                 end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                yield f"{folder}{slash}{stem}", suffix, info.offset_data, info.size
+                folder, slash, name = info.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                if stem and suffix:
+                    yield f"{folder}{slash}{stem}", suffix, info.offset_data, info.size
     except (tarfile.TarError, EOFError) as error:
         raise ShardError(f"{tar}: not a whole tar ({error}); write or copy it again") from error
     _check_end(tar, file, end)

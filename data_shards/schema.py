@@ -27,6 +27,11 @@ VIEW_SIZE = (1600, 900)
 
 QUESTION_KINDS = ("perception", "prediction", "planning", "behavior", "general")
 
+MAX_RECORD_BYTES = 16 << 20
+"""A longer JSON member is not written, and refused before it is read; the longest of DriveLM has under 100 KB."""
+
+MAX_IMAGE_BYTES = 64 << 20
+"""A longer image member is not written, and refused before it is read."""
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,79}")  # with the longest suffix it fits the 100 characters of a tar name
 _NUMBERED_IMAGE = re.compile(r"IMAGE_(0|[1-9][0-9]{0,3})")
@@ -117,7 +122,11 @@ def check_frame(frame: RawFrame) -> None:
 
 
 def frame_to_json(frame: RawFrame) -> bytes:
-    """The `.json` member of a frame: everything but the image bytes."""
+    """The `.json` member of a frame: everything but the image bytes.
+
+    Raises:
+        SchemaError: a text that UTF-8 cannot write.
+    """
     record = {
         "key": frame.key,
         "scene": frame.scene,
@@ -136,7 +145,10 @@ def frame_to_json(frame: RawFrame) -> bytes:
         ],
         "key_object_infos": {tag: dict(info) for tag, info in frame.objects.items()},
     }
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+    try:
+        return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        raise SchemaError(f"{frame.key}: got half of a surrogate pair in a text ({error}), expected text") from error
 
 
 def frame_from_json(text: bytes, images: Mapping[str, bytes]) -> RawFrame:
@@ -196,7 +208,7 @@ def _question(item: Any, where: str) -> Question:
 
 def _history(turns: Any, where: str) -> tuple[tuple[str, str], ...]:
     sound = isinstance(turns, list) and all(
-        isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) and _is_text(text) for text in turn)
+        isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) and is_text(text) for text in turn)
         for turn in turns
     )
     if not sound:
@@ -204,7 +216,7 @@ def _history(turns: Any, where: str) -> tuple[tuple[str, str], ...]:
     return tuple((question, answer) for question, answer in turns)
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """Whether UTF-8 can write it; an escape in JSON may be half of a surrogate pair, which no tokenizer takes."""
     return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
 
@@ -214,6 +226,6 @@ def _typed(record: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
     if not isinstance(value, kind):
         got = "nothing" if name not in record else type(value).__name__
         raise SchemaError(f"{where}: field {name!r}: got {got}, expected {kind.__name__}")
-    if isinstance(value, str) and not _is_text(value):
+    if isinstance(value, str) and not is_text(value):
         raise SchemaError(f"{where}: field {name!r}: got half of a surrogate pair in {value!r:.60}, expected text")
     return value

@@ -17,7 +17,7 @@ class Storage(Protocol):
         """Bytes of a file from `offset` on; fewer than `size` where the file ends, none beyond its end.
 
         Raises:
-            Unreachable: the store does not answer.
+            Unreachable: the store does not answer, or lets nobody read.
             OSError: there is no such file, or it may not be read.
         """
 

@@ -1,7 +1,8 @@
 """A dataset index in, a printed summary out: samples, questions by type and tag, image sizes, shards, bytes."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from data_shards.coords import unparsed_tags
 from data_shards.dataset_file import read_dataset_file
 from data_shards.index import DatasetIndex, load_index
 from data_shards.read import read_frame
-from data_shards.schema import QUESTION_KINDS
+from data_shards.schema import QUESTION_KINDS, RawFrame
 from data_shards.tiling import ViewLayout, tiles_per_image
 
 _PERCENTILES = (0, 50, 99, 100)
@@ -30,47 +31,70 @@ def summarise(directory: Path, more: Iterable[tuple[str, str]] = ()) -> str:
     """
     index = load_index(directory)
     info = read_dataset_file(directory)
-    frames = [read_frame(index, i, with_images=False) for i in range(len(index))]
-    kinds = Counter(q.kind for frame in frames for q in frame.questions)
-    tags = Counter(tag for frame in frames for q in frame.questions for tag in q.tags)
-    tagged = sum(1 for frame in frames for q in frame.questions if q.tags)
+    counts = _Counts()
+    object_tags = unparsed_tags(_texts(index, counts))  # one pass over the records, none of which stays in memory
+    total = counts.kinds.total()
     sizes = Counter(f"{width}x{height}" for entry in index.samples for width, height in entry.image_sizes)
-    total = sum(kinds.values())
-    known_kinds = {kind: kinds[kind] for kind in QUESTION_KINDS if kinds[kind]}
-    answers = [q.answer for frame in frames for q in frame.questions]
-    texts = (
-        text
-        for frame in frames
-        for q in frame.questions
-        for turn in (*q.history, (q.question, q.answer))
-        for text in turn
-    )
-    turns = Counter(len(q.history) + 1 for frame in frames for q in frame.questions)
     per_sample = Counter(entry.num_images for entry in index.samples)
     rows = [
         ("directory", str(directory)),
-        ("source", ", ".join(sorted({frame.source for frame in frames}))),
+        ("source", ", ".join(sorted(counts.sources))),
         ("licence", info.licence if info else "unknown"),
-        ("shards", f"{_num_shards(index)}, {_bytes(directory, index):,} bytes"),
-        ("samples", f"{len(frames):,} in {len({frame.scene for frame in frames}):,} scenes"),
-        ("questions", f"{total:,}, {total / max(1, len(frames)):.1f} a sample"),
-        ("  by type", _listed(known_kinds.items())),
-        ("  by tag", _listed((_TAG_NAMES.get(tag, str(tag)), tags[tag]) for tag in sorted(tags))),
-        ("  in test form", f"{tagged:,}"),
-        ("  by turns", _listed((f"{n}", turns[n]) for n in sorted(turns))),
-        (
-            "  answer",
-            f"{sum(map(len, answers)) / max(1, total):.0f} characters, longest {max(map(len, answers), default=0)}",
-        ),
-        ("  object tags", unparsed_tags(texts) or "all parse"),
-        ("images", f"{sum(sizes.values()):,}"),
+        ("shards", f"{len(index.samples.parts)}, {_bytes(index):,} bytes"),
+        ("samples", f"{len(index):,} in {len(counts.scenes):,} scenes"),
+        ("questions", f"{total:,}, {total / max(1, len(index)):.1f} a sample"),
+        ("  by type", _listed((kind, counts.kinds[kind]) for kind in QUESTION_KINDS if counts.kinds[kind])),
+        ("  by tag", _listed((_TAG_NAMES.get(tag, str(tag)), counts.tags[tag]) for tag in sorted(counts.tags))),
+        ("  in test form", f"{counts.tagged:,}"),
+        ("  by turns", _listed((f"{n}", counts.turns[n]) for n in sorted(counts.turns))),
+        ("  answer", f"{counts.characters / max(1, total):.0f} characters, longest {counts.longest}"),
+        ("  object tags", object_tags or "all parse"),
+        ("images", f"{sizes.total():,}"),
         ("  a sample", _listed((f"{n}", per_sample[n]) for n in sorted(per_sample))),
         ("  by size", _listed(sizes.most_common())),
-        ("key objects", f"{sum(len(frame.objects) for frame in frames):,}"),
+        ("key objects", f"{counts.objects:,}"),
         ("left out", f"{info.left_out:,} rows" if info else "unknown"),
         *more,
     ]
     return "\n".join(f"{name:<16}{value}" for name, value in rows)
+
+
+@dataclass(kw_only=True)
+class _Counts:
+    """What is counted over frames: questions by type, tag and turns, and characters of the answers."""
+
+    sources: set[str] = field(default_factory=set)
+    scenes: set[str] = field(default_factory=set)
+    kinds: Counter[str] = field(default_factory=Counter)
+    tags: Counter[int] = field(default_factory=Counter)
+    turns: Counter[int] = field(default_factory=Counter)
+    tagged: int = 0
+    characters: int = 0
+    longest: int = 0
+    objects: int = 0
+
+    def add(self, frame: RawFrame) -> None:
+        """Count a frame."""
+        self.sources.add(frame.source)
+        self.scenes.add(frame.scene)
+        self.objects += len(frame.objects)
+        for question in frame.questions:
+            self.kinds[question.kind] += 1
+            self.tags.update(question.tags)
+            self.turns[len(question.history) + 1] += 1
+            self.tagged += bool(question.tags)
+            self.characters += len(question.answer)
+            self.longest = max(self.longest, len(question.answer))
+
+
+def _texts(index: DatasetIndex, counts: _Counts) -> Iterator[str]:
+    """Every text of all questions, frame by frame; each frame is counted as it comes."""
+    for position in range(len(index)):
+        frame = read_frame(index, position, with_images=False)
+        counts.add(frame)
+        for question in frame.questions:
+            for turn in (*question.history, (question.question, question.answer)):
+                yield from turn
 
 
 def tile_row(index: DatasetIndex, layout: ViewLayout) -> tuple[str, str]:
@@ -97,9 +121,5 @@ def _listed(counts: Iterable[tuple[str, int]]) -> str:
     return ", ".join(f"{name}: {count:,}" for name, count in counts) or "none"
 
 
-def _num_shards(index: DatasetIndex) -> int:
-    return len({entry.shard for entry in index.samples})
-
-
-def _bytes(directory: Path, index: DatasetIndex) -> int:
-    return sum((directory / shard).stat().st_size for shard in {entry.shard for entry in index.samples})
+def _bytes(index: DatasetIndex) -> int:
+    return sum(part.tar.stat().st_size for part in index.samples.parts)

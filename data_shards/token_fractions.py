@@ -10,6 +10,9 @@ from data_shards.plan import PackStream
 ROUNDS = 4
 """How often weights are corrected: how many questions share a prefix depends on the weights a little."""
 
+LEAST_SAMPLES = 16
+"""Samples of a dataset that a section has to show for its tokens a sample to be taken from there."""
+
 
 def with_fractions(stream: PackStream, fractions: Sequence[float]) -> PackStream:
     """The same datasets with weights of at most 1 that give each its fraction; the scarcest is shown whole an epoch.
@@ -23,16 +26,19 @@ def with_fractions(stream: PackStream, fractions: Sequence[float]) -> PackStream
         PlanError: a fraction that is not positive, or a dataset of which nothing can be shown.
     """
     _check(fractions)
+    if not stream.num_samples.all():
+        empty = [f"dataset {d}" for d in np.flatnonzero(stream.num_samples == 0)]
+        raise PlanError(
+            f"{', '.join(empty)}: got nothing that can be shown, expected some for its fraction; drop it or raise the "
+            "limits of a pack"
+        )
     stream = stream.with_weights([1.0] * len(fractions))
+    each = stream.typical()
     for _ in range(ROUNDS):
         section = stream.section(0)
-        if not section.shown.all():
-            empty = [f"dataset {d}" for d in np.flatnonzero(section.shown == 0)]
-            raise PlanError(
-                f"{', '.join(empty)}: got nothing that can be shown, expected some for its fraction; drop it or raise "
-                "the limits of a pack"
-            )
-        weights = np.asarray(fractions) / (section.shown / section.samples * stream.num_samples)
+        is_known = section.samples >= np.minimum(LEAST_SAMPLES, stream.num_samples)
+        each = np.where(is_known, section.shown / np.maximum(section.samples, 1), each)
+        weights = np.asarray(fractions) / (each * stream.num_samples)
         stream = stream.with_weights((weights / weights.max()).tolist())
     return stream
 

@@ -20,7 +20,15 @@ from data_shards.index import (
     shard_info,
     write_index,
 )
-from data_shards.schema import RawFrame, check_frame, frame_to_json, member_suffix
+from data_shards.schema import (
+    MAX_IMAGE_BYTES,
+    MAX_RECORD_BYTES,
+    RawFrame,
+    SchemaError,
+    check_frame,
+    frame_to_json,
+    member_suffix,
+)
 
 
 def shard_name(number: int) -> str:
@@ -141,4 +149,14 @@ def _samples(
             raise ShardError(f"{tar}: frame {frame.key} occurs twice; keys are unique within a dataset")
         seen.add(frame.key)
         images = {member_suffix(name): data for name, data in frame.images.items()}
-        yield frame.key, {**images, "json": frame_to_json(frame)}
+        members = {**images, "json": frame_to_json(frame)}
+        _check_sizes(frame.key, members)
+        yield frame.key, members
+
+
+def _check_sizes(key: str, members: Mapping[str, bytes]) -> None:
+    """Refuse what would not be read."""
+    for suffix, data in members.items():
+        most = MAX_RECORD_BYTES if suffix == "json" else MAX_IMAGE_BYTES
+        if len(data) > most:
+            raise SchemaError(f"{key}: member {suffix!r}: got {len(data)} bytes, expected at most {most}")

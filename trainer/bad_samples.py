@@ -32,24 +32,30 @@ class BadSampleWatch:
         total: int,
         say: Callable[[str], None],
         counted: Sequence[BadRecord] = (),
+        num_known: int | None = None,
     ) -> None:
         """Go on from what the run directory holds, and from what counting the samples found, alike on all ranks.
 
         Args:
             max_fraction, seen, total, counted: see `data_shards.quarantine.Tally`.
             say: prints a line for the user.
+            num_known: samples of the file that were known where the run goes on. Those behind them were found after its
+                checkpoint: they count when they are met again, as if the run had not been interrupted, so one that was
+                stopped stops there again until they are mended. None counts all.
 
         Raises:
             TooManyBadSamples: counting alone found more than the recipe allows.
         """
         self._ranks, self._say, self._max_fraction, self._total = ranks, say, max_fraction, total
         self._file = Quarantine(run_dir / QUARANTINE_FILE)
-        known = ranks.on_main(self._file.read)
+        written = ranks.on_main(self._file.read)
+        self._written = {record.sample for record in written}
+        known = written[:num_known]
         self._tally = Tally(known, max_fraction=max_fraction, seen=seen, total=total, counted=counted)
-        new = self._write(counted)
+        unwritten = self._write(counted)
         if self._tally.too_many_counted:
             raise TooManyBadSamples(self._message())
-        self._tell(new)
+        self._tell(unwritten)
 
     @property
     def count(self) -> int:
@@ -81,13 +87,14 @@ class BadSampleWatch:
             raise TooManyBadSamples(self._message())
 
     def _write(self, found: Sequence[BadRecord]) -> Sequence[BadRecord]:
-        """Write down what is new, the same on all ranks, and return it."""
-        new = self._tally.add(found)
-        if new:
-            problem = self._ranks.on_main(lambda: self._append(new))
+        """Take in what is new, the same on all ranks; write down what no earlier start has written, and return that."""
+        unwritten = [record for record in self._tally.add(found) if record.sample not in self._written]
+        if unwritten:
+            self._written.update(record.sample for record in unwritten)
+            problem = self._ranks.on_main(lambda: self._append(unwritten))
             if problem:
-                self._say(f"{self._file.path} cannot be written: {problem}; {len(new)} samples are missing in it")
-        return new
+                self._say(f"{self._file.path} cannot be written: {problem}; {len(unwritten)} samples are missing in it")
+        return unwritten
 
     def _append(self, new: Sequence[BadRecord]) -> str:
         """Says what failed; the run knows the samples, and its next start finds them again."""

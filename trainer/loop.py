@@ -85,7 +85,8 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, bool]:
             monitor.beat("forward and backward passes")
             weights = {"weight": weight, "second_weight": second_weight}
             outs = train_step(run.stage, run.engine, batches, **weights, world_size=run.ranks.world_size)
-            state = replace(state, step=state.step + 1, position=run.advance(state.position, packs))
+            position = run.advance(state.position, packs)
+            state = replace(state, step=state.step + 1, position=position, quarantined=watch.count)
             monitor.end_step(batches, outs, _mean_loss(outs, **weights), quarantined=watch.count)
             if _due(state.step, run.recipe.image_log_every) or state.step == 1:
                 _show(run, state.step, batches, outs)
@@ -154,6 +155,7 @@ def _watch(run: Run, state: TrainState) -> BadSampleWatch:
         total=run.num_samples,
         say=run.logger.say,
         counted=run.bad,
+        num_known=state.quarantined,
     )
 
 

@@ -21,6 +21,7 @@ class TrainState:
         position: place in the plan behind the packs consumed by all ranks together.
         seconds: time spent in the loop, over all starts.
         samples: frames seen.
+        quarantined: frames left out so far; None in checkpoints that did not keep it.
         best: highest score of a validation so far; None before the first.
         first, last: losses of the first and of the newest `WINDOW` steps.
     """
@@ -29,6 +30,7 @@ class TrainState:
     position: int = 0
     seconds: float = 0.0
     samples: float = 0.0
+    quarantined: int | None = 0
     best: float | None = None
     first: tuple[float, ...] = ()
     last: tuple[float, ...] = ()
@@ -45,7 +47,8 @@ class TrainState:
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "TrainState":
         """The inverse of `to_json`."""
-        return cls(**{**record, "first": tuple(record["first"]), "last": tuple(record["last"])})
+        lists = {"first": tuple(record["first"]), "last": tuple(record["last"])}
+        return cls(**{"quarantined": None, **record, **lists})
 
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from data_shards.schema import is_text
+
 PLACEHOLDER = "<image>"
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _OTHER_MEDIA = ("video", "videos", "audio", "audios")
@@ -22,7 +24,6 @@ _RESERVED = (
     "<unk>",
 )
 _AT_BEGINNING = re.compile(rf"\s*(?:{PLACEHOLDER}\s*)*")
-_AT_END = re.compile(rf"(?:\s*{PLACEHOLDER})+\s*$")
 
 
 class RowError(ValueError):
@@ -92,7 +93,7 @@ def _images(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _path(text: Any, field: str) -> str:
-    if not isinstance(text, str) or not text:
+    if not isinstance(text, str) or not text or not is_text(text):
         raise RowError(field, _short(text), "the path of an image file below --images")
     if "://" in text or text.startswith("data:"):
         raise RowError(field, _short(text), "a file below --images, not an address")
@@ -131,10 +132,12 @@ def _message(item: Any, where: str) -> tuple[str, str]:
     if not isinstance(item, dict):
         raise RowError(where, type(item).__name__, "an object with 'from' and 'value'")
     role, text = item.get("from", item.get("role")), item.get("value", item.get("content"))
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise RowError(f"{where}.from", _short(role), f"one of {', '.join(_ROLES)}")
     if not isinstance(text, str):
         raise RowError(f"{where}.value", type(text).__name__, "text")
+    if not is_text(text):
+        raise RowError(f"{where}.value", "half of a surrogate pair", "text that UTF-8 can write")
     found = next((token for token in _RESERVED if token in text), None)
     if found:
         raise RowError(f"{where}.value", f"{found} inside the text", "no special token")
@@ -151,7 +154,7 @@ def _without_placeholders(
     for i, (question, answer) in enumerate(turns):
         if PLACEHOLDER in answer:
             raise RowError(f"answer {i}", f"{PLACEHOLDER} in it", "text only")
-        text = _AT_END.sub("", _AT_BEGINNING.sub("", question, count=1)) if i == 0 and count else question
+        text = _without_ends(question) if i == 0 and count else question
         if PLACEHOLDER in text and not rules.move_placeholders:
             raise RowError(
                 f"question {i}",
@@ -163,6 +166,14 @@ def _without_placeholders(
             raise RowError(f"turn {i}", "an empty text", "a question and an answer")
         cleaned.append((text.strip() if i == 0 else text, answer))
     return tuple(cleaned)
+
+
+def _without_ends(question: str) -> str:
+    """The question without the placeholders at its beginning and its end."""
+    text = _AT_BEGINNING.sub("", question, count=1)
+    while text.rstrip().endswith(PLACEHOLDER):
+        text = text.rstrip().removesuffix(PLACEHOLDER)
+    return text
 
 
 def _short(value: Any) -> str:

@@ -15,7 +15,7 @@ from data_shards.scan import walk_members
 from data_shards.schema import RawFrame
 from data_shards.sources.conversation_file import row_json
 from data_shards.sources.conversation_rows import Conversation, RowError, RowRules, parse_row
-from data_shards.sources.conversations import frame_of, left_out
+from data_shards.sources.conversations import MOST_ROW_BYTES, frame_of, left_out
 from data_shards.sources.drivelm_annotations import SourceError
 from data_shards.views import stored_jpeg
 
@@ -25,7 +25,8 @@ class TarFields:
     """Which members of a sample are used, and how.
 
     Attributes:
-        images: suffixes of its images, in their order; those that a sample lacks are left out of it.
+        images: suffixes of its images, in their order; those that a sample lacks are left out of it. Upper and lower
+            case are the same, as in webdataset.
         text: suffix of its text; `json` is a row as in a conversation file, any other a caption.
         caption_key: field of the JSON that holds a caption, where it is no conversation.
         question: what is asked where there is only a caption.
@@ -41,6 +42,11 @@ class TarFields:
     max_side: int | None
     source: str
 
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """All suffixes that are used."""
+        return self.text, *self.images
+
 
 class TarSample(NamedTuple):
     """One sample: its tar, its key, its place in the whole (from 1), and offset and size of each member used."""
@@ -54,7 +60,7 @@ class TarSample(NamedTuple):
     @property
     def scene(self) -> str:
         """A digest of where it comes from."""
-        return hashlib.sha256(f"{self.tar.name}/{self.key}".encode()).hexdigest()[:32]
+        return hashlib.sha256(f"{self.tar.name}/{self.key}".encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 def scan_tars(directory: Path, fields: TarFields) -> tuple[list[TarSample], list[LeftOut], Counter[str]]:
@@ -70,26 +76,40 @@ def scan_tars(directory: Path, fields: TarFields) -> tuple[list[TarSample], list
     samples: list[TarSample] = []
     bad: list[LeftOut] = []
     others: Counter[str] = Counter()
-    wanted = (fields.text, *fields.images)
     for tar in tars:
         with tar.open("rb") as file:
             for key, group in groupby(walk_members(tar, file), key=lambda member: member[0]):
-                spans = {suffix: (offset, size) for _, suffix, offset, size in group}
-                others.update(suffix for suffix in spans if suffix not in wanted)
+                members = [(suffix.lower(), (offset, size)) for _, suffix, offset, size in group]
+                others.update(suffix for suffix, _ in members if suffix not in fields.wanted)
                 number = len(samples) + len(bad) + 1
-                images = tuple(spans[suffix] for suffix in fields.images if suffix in spans)
-                if fields.text not in spans or (fields.images and not images):
-                    expected = f".{fields.text}" + (f" and .{' or .'.join(fields.images)}" if fields.images else "")
-                    got = f"{tar.name}: {key}: .{', .'.join(spans)}"
-                    bad.append(LeftOut(lines=(number,), field="members", got=got, expected=expected))
-                else:
-                    samples.append(TarSample(tar, key, number, spans[fields.text], images))
+                try:
+                    samples.append(_sample(tar, key, number, members, fields))
+                except RowError as error:
+                    bad.append(left_out((number,), error))
     if not samples:
+        there = ", ".join(f"{name} ({count})" for name, count in sorted(others.items()))
+        there = there or (f"no other; first {bad[0]}" if bad else "none")
         raise SourceError(
-            f"{directory}: fields '--image-field', '--text-field': got {', '.join(wanted)}, expected some of those "
-            f"there are: {', '.join(f'{name} ({count})' for name, count in sorted(others.items()))}"
+            f"{directory}: fields '--image-field', '--text-field': got {', '.join(fields.wanted)}, expected some of "
+            f"those there are: {there}"
         )
     return samples, bad, others
+
+
+def _sample(
+    tar: Path, key: str, number: int, members: Sequence[tuple[str, tuple[int, int]]], fields: TarFields
+) -> TarSample:
+    spans = dict(members)
+    images = tuple(spans[suffix] for suffix in fields.images if suffix in spans)
+    got = f"{tar.name}: {key}: .{', .'.join(suffix for suffix, _ in members)}"
+    if len(spans) != len(members):
+        raise RowError("members", got, "each once")
+    if fields.text not in spans or (fields.images and not images):
+        expected = f".{fields.text}" + (f" and .{' or .'.join(fields.images)}" if fields.images else "")
+        raise RowError("members", got, f"{expected}, next to each other")
+    if spans[fields.text][1] > MOST_ROW_BYTES:
+        raise RowError("members", f"{got}: text of {spans[fields.text][1]} bytes", f"at most {MOST_ROW_BYTES}")
+    return TarSample(tar, key, number, spans[fields.text], images)
 
 
 def make_tar_frames(samples: Sequence[TarSample], fields: TarFields) -> Iterator[RawFrame | LeftOut]:

@@ -1,6 +1,8 @@
 """LLaVA, ShareGPT or InternVL rows and an image folder in, frames out: rows with the same images share one frame."""
 
 import hashlib
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from tqdm import tqdm
 
 from data_shards.decode import ImageError
 from data_shards.entries import LeftOut
-from data_shards.schema import Question, RawFrame
+from data_shards.schema import MAX_RECORD_BYTES, Question, RawFrame
 from data_shards.sources.conversation_file import RowSpan, row_json, row_spans
 from data_shards.sources.conversation_rows import Conversation, RowError, RowRules, parse_row
 from data_shards.sources.drivelm_annotations import SourceError
@@ -29,6 +31,9 @@ __all__ = [
 
 _MOST_IMAGES = 10_000
 """Image names of the schema have up to four digits."""
+
+MOST_ROW_BYTES = MAX_RECORD_BYTES // 2
+"""Of one row; and rows of the same images begin another frame behind so many, so that its record stays readable."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +58,7 @@ class Conversations:
 
 
 class FrameRows(NamedTuple):
-    """The rows of one frame; rows of one frame have the same images, and `scene` is a digest of these."""
+    """The rows of one frame; rows of one scene have the same images, and `scene` is a digest of these."""
 
     scene: str
     rows: tuple[RowSpan, ...]
@@ -69,21 +74,25 @@ def scan_rows(job: Conversations, *, show_progress: bool = True) -> tuple[list[F
     """
     if job.image_root is not None and not job.image_root.is_dir():
         raise SourceError(f"{job.image_root}: field '--images': got a path that is no folder; correct the path")
-    frames: dict[str, list[RowSpan]] = {}
+    frames: dict[tuple[str, int], list[RowSpan]] = {}
+    num_bytes: Counter[str] = Counter()
     bad: list[LeftOut] = []
     rows = tqdm(
         row_spans(job.annotations), unit="row", desc=job.annotations.name, disable=None if show_progress else True
     )
     for span, data in rows:
         try:
+            _check_length(data)
             conversation = _parse(data, job.rules)
             _check_files(conversation, job.image_root)
         except RowError as error:
             bad.append(left_out((span.line,), error))
             continue
         content = "\0".join(conversation.images).encode() if conversation.images else data + b"%d" % span.line
-        frames.setdefault(hashlib.sha256(content).hexdigest()[:32], []).append(span)
-    return [FrameRows(scene, tuple(spans)) for scene, spans in frames.items()], bad
+        scene = hashlib.sha256(content).hexdigest()[:32]
+        frames.setdefault((scene, num_bytes[scene] // MOST_ROW_BYTES), []).append(span)
+        num_bytes[scene] += span.size
+    return [FrameRows(scene, tuple(spans)) for (scene, _), spans in frames.items()], bad
 
 
 def make_frames(frames: Sequence[FrameRows], job: Conversations) -> Iterator[RawFrame | LeftOut]:
@@ -143,13 +152,18 @@ def _parse(data: bytes, rules: RowRules) -> Conversation:
     return parse_row(row, rules)
 
 
+def _check_length(data: bytes) -> None:
+    if len(data) > MOST_ROW_BYTES:
+        raise RowError("row", f"{len(data)} bytes", f"at most {MOST_ROW_BYTES}")
+
+
 def _check_files(conversation: Conversation, image_root: Path | None) -> None:
     if conversation.images and image_root is None:
         raise RowError("image", repr(conversation.images[0]), "--images, the folder it lies in")
     if len(conversation.images) > _MOST_IMAGES:
         raise RowError("image", f"{len(conversation.images)} images", f"at most {_MOST_IMAGES}")
     for name in conversation.images:
-        if image_root is not None and not (image_root / name).is_file():
+        if image_root is not None and not os.path.isfile(image_root / name):  # Path's raises on a long name
             raise RowError("image", f"{name!r}, which is not below --images", "a file that is there")
 
 

@@ -199,6 +199,9 @@ def test_a_system_message_is_refused_unless_it_may_be_dropped():
         (row("A?", "B.", image="/etc/passwd"), "image"),
         (row("A?", "B.", image="https://x/a.jpg"), "not an address"),
         (row("A?", "B.", image=3), "image"),
+        (row("A?", "B.", image="\ud800.jpg"), "image"),
+        ({"conversations": [{"from": ["human"], "value": "A"}]}, r"conversations\[0\].from"),
+        (row("A? \ud800", "B."), r"conversations\[0\].value.*surrogate"),
         (row("A?", "B.", image="a.jpg", images=["c.jpg"]), "both"),
     ],
 )
@@ -231,6 +234,40 @@ def test_broken_rows_are_listed_counted_and_left_out_up_to_a_fraction(images, ca
         f"Q{i}?" for i in range(16) if i not in (3, 7, 9, 12)
     ]
     assert json.loads((out / "dataset.json").read_text())["left_out"] == 2
+
+
+def test_a_row_that_no_parser_or_file_system_takes_is_left_out_like_any_other(images):
+    bad = [
+        json.dumps(row("A?", "B.", image="x" * 5000 + ".jpg")),
+        json.dumps(row("A?", "B.", image="\ud800.jpg")),
+        json.dumps(row("A?", "B.\udfff")),
+        json.dumps({"conversations": [{"from": {}, "value": "A?"}]}),
+        '{"image": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"image": ' + "9" * 5000 + "}",
+    ]
+    text = "\n".join([*bad, json.dumps(row("Q?", "A."))])
+    assert convert((), images, "--max-bad-fraction", 0.9, text=text) == 0
+    assert [q.question for frame in frames_of(images.parent / "out") for q in frame.questions] == ["Q?"]
+    listed = (images.parent / "out" / "left_out.jsonl").read_text().splitlines()
+    assert [json.loads(line)["lines"] for line in listed] == [[i] for i in range(1, 7)]
+
+
+def test_a_long_text_of_spaces_is_read_in_no_time():
+    text = "<image>x" + " " * 300_000 + "y"
+    began = time.process_time()
+    assert parse_row(row(text, "A.", image="a.jpg"), RowRules()).turns[0][0] == text.removeprefix("<image>")
+    assert time.process_time() - began < 1
+
+
+def test_rows_of_the_same_images_that_are_too_long_together_become_several_frames_of_one_scene(images, monkeypatch):
+    monkeypatch.setattr("data_shards.sources.conversations.MOST_ROW_BYTES", 1000)
+    rows = [row(f"<image>{i}?", "A." * 100, image="a.jpg") for i in range(12)]
+    rows[5] = row("<image>5?", "A." * 1000, image="a.jpg")
+    frames = written(rows, images, "--max-bad-fraction", 0.1)
+    assert 2 < len(frames) < 12
+    assert len({frame.scene for frame in frames}) == 1
+    assert [q.question for frame in frames for q in frame.questions] == [f"{i}?" for i in range(12) if i != 5]
+    assert "bytes" in (images.parent / "out" / "left_out.jsonl").read_text()
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "[", '[{"a": 1} {"a": 2}]', "[1] 2", '[{"a": 1}'])
@@ -291,6 +328,34 @@ def test_captions_in_tars_answer_a_question(images, tmp_path, suffix, text, more
     assert run(*arguments, "--image-field", "jpg", "--text-field", suffix, "--question", "What is it?", *more) == 0
     question = frames_of(tmp_path / "out")[0].questions[0]
     assert (question.question, question.answer.strip()) == ("What is it?", "A cat.")
+
+
+def test_what_webdataset_skips_is_skipped_and_what_it_refuses_is_left_out(images, tmp_path):
+    picture = (images / "a.jpg").read_bytes()
+
+    def text(number):
+        return json.dumps(row(f"<image>{number}?", "A cat.")).encode()
+
+    members = [("./README", b"x"), ("./._0.jpg", b"x"), ("./0.JPG", picture), ("./0.Json", text(0))]
+    members += [("caf\udce9.jpg", picture), ("caf\udce9.json", text(1))]  # a name in Latin-1
+    members += [("2.jpg", picture), ("2.json", text(2)), ("2.jpg", picture), ("2.json", text(3))]
+    members += [("4.json", json.dumps(row("4?", "A.")).encode() + b" " * (9 << 20)), ("4.jpg", picture)]
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as archive:
+        folder = tarfile.TarInfo("./")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        archive.addfile(folder)
+    arguments = ("conversations", "--tars", tmp_path, "--out", tmp_path / "out", "--processes", 1)
+    assert run(*arguments, "--image-field", "Jpg", "--max-bad-fraction", 0.5) == 0
+    assert [q.question for frame in frames_of(tmp_path / "out") for q in frame.questions] == ["0?", "1?"]
+    listed = [json.loads(line) for line in (tmp_path / "out" / "left_out.jsonl").read_text().splitlines()]
+    assert [item["lines"] for item in listed] == [[3], [4]]
+    assert listed[0]["expected"] == "each once"
+    assert "text of" in listed[1]["got"]
 
 
 def test_a_build_whose_parent_is_killed_goes_on_to_the_same_bytes(images, tmp_path):

@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 
 from data_shards.checked_json import dump_checked, load_checked
+from data_shards.dataset_file import read_dataset_file, write_dataset_file
 from data_shards.entries import ShardError
-from data_shards.index import index_path, index_shard, load_index, rebuild_index, shard_is_whole, write_index
+from data_shards.index import index_path, index_shard, load_index, shard_is_whole, write_index
+from data_shards.lint import lint
+from data_shards.rebuild import rebuild_index
 from data_shards.schema import CAMERAS
 from tests.helpers.frames import camera_frames, write_dataset
 
@@ -214,13 +217,41 @@ def _record(key):
         ([("a_b.json", _record("a_b")), ("a_b.json", _record("a_b"))], "twice"),
         ([("d/a_b.json", _record("a_b"))], "expected a name"),
         ([("../a_b.json", _record("a_b"))], "expected a name"),
-        ([("a_b", b"")], "expected a name"),
     ],
 )
 def test_a_tar_of_another_form_is_refused(tmp_path, members, text):
     pack(tmp_path / "x.tar", members)
     with pytest.raises(ShardError, match=text):
         index_shard(tmp_path / "x.tar")
+
+
+def test_folders_and_files_without_a_suffix_are_no_samples(tmp_path):
+    members = [("README", b"x"), ("._a_b.json", b"x"), ("a_b.json", _record("a_b"))]
+    pack(tmp_path / "x.tar", members)
+    with tarfile.open(tmp_path / "x.tar", "a") as archive:
+        folder = tarfile.TarInfo("later")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+    rebuild_index(tmp_path)
+    assert [entry.key for entry in load_index(tmp_path).samples] == ["a_b"]
+    assert lint(tmp_path, verify=True) == []
+
+
+def test_a_folder_of_tars_without_any_sample_is_refused(tmp_path):
+    pack(tmp_path / "x.tar", [("README", b"x")])
+    with pytest.raises(ShardError, match="without a sample"):
+        rebuild_index(tmp_path)
+    assert not (tmp_path / "dataset.json").exists()
+
+
+def test_shards_whose_writing_was_cut_short_are_not_made_a_whole_dataset(dataset):
+    info = read_dataset_file(dataset)
+    write_dataset_file(dataset, replace(info, complete=False, shards=()))
+    (dataset / "shard-000002.tar").unlink()
+    with pytest.raises(ShardError, match=r"cut short.*run the command that writes them again.*or remove dataset\.json"):
+        rebuild_index(dataset)
+    (dataset / "dataset.json").unlink()
+    assert rebuild_index(dataset).num_samples == 4
 
 
 def test_a_link_in_a_tar_is_refused(tmp_path):

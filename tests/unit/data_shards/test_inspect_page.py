@@ -100,6 +100,12 @@ def test_every_turn_tag_and_object_tag_is_shown():
     assert "<c1,CAM_BACK,1088.3,497.5>" in pointed.texts
 
 
+def test_a_tag_with_a_number_of_any_length_is_shown():
+    tag = f"<c{'7' * 5000},CAM_BACK,1.0,2.0>"
+    question = Question(question=f"What is {tag}?", answer="A car.", kind="perception")
+    assert tag in Page(inspect_page("t", "s", [replace(frame_with_points(), questions=(question,))])).texts
+
+
 def test_other_images_and_no_image_and_a_damaged_one_are_shown():
     frame = camera_frame("s", "f")
     wide = {"IMAGE_0": jpeg(noise(np.random.default_rng(0), 64, 20)), "IMAGE_1": b"no image"}

@@ -6,8 +6,8 @@ import pytest
 from data_shards import lengths
 from data_shards.chat import internlm2_chat, tokenize_frame
 from data_shards.index import load_index
-from data_shards.lengths import count_samples, count_tiles, sample_sizes, shard_numbers, tile_sizes
-from data_shards.plan import SampleSize
+from data_shards.lengths import _load, _store, count_samples, count_tiles, sample_sizes, shard_numbers, tile_sizes
+from data_shards.plan import SampleSize, SizeTable
 from data_shards.read import BadSample, read_frame
 from data_shards.schema import CAMERAS
 from data_shards.tiling import ViewLayout
@@ -99,6 +99,23 @@ def test_a_damaged_lengths_file_is_replaced(index, tokenizer, reads):
         path.write_bytes(path.read_bytes()[:50])
     assert list(sample_sizes(index, **options(tokenizer))) == first
     assert len(reads) == 18
+
+
+def test_no_flipped_bit_of_a_lengths_file_is_believed_or_ends_the_run(tmp_path):
+    """zipfile takes some for another version or for encryption, and says so with errors of its own."""
+    path, expected = (
+        tmp_path / "x.npz",
+        SizeTable.of(SampleSize(prefix_tokens=9, question_tokens=(5,), tiles=i) for i in (1, 2)),
+    )
+    _store(path, "digest", expected)
+    content = path.read_bytes()
+    refused = 0
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ (1 << (place % 8))]) + content[place + 1 :])
+        found = _load(path, "digest", 2)
+        refused += found is None
+        assert found is None or list(found) == list(expected)
+    assert refused > len(content) / 2
 
 
 def test_samples_know_their_shard(index):

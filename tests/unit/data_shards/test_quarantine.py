@@ -39,6 +39,24 @@ def test_a_line_that_a_kill_cut_off_is_removed(tmp_path, cut):
     assert Quarantine(path).read() == [*kept, record(3)]
 
 
+def test_no_character_of_a_name_breaks_a_line(tmp_path):
+    path = tmp_path / "quarantine.jsonl"
+    names = ["a\u2028b", "a\x85b", "a\nb", "caf\udce9", "日本"]  # the fourth as tarfile reads a name in Latin-1
+    found = [BadRecord(dataset="d", shard="s.tar", offset=0, key=name, reason=name) for name in names]
+    Quarantine(path).append(found)
+    assert Quarantine(path).read() == found
+    assert len(path.read_bytes().splitlines()) == len(names)
+    assert [str(record).encode().decode() for record in found][3].endswith(r"frame caf\udce9: caf\udce9")
+
+
+def test_a_kill_within_a_character_is_a_line_cut_off(tmp_path):
+    path = tmp_path / "quarantine.jsonl"
+    Quarantine(path).append([record(1), record(2)])
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex("ü".encode()) + 1])
+    assert Quarantine(path).read() == [record(1)]
+
+
 def test_a_sample_counts_once_whatever_it_was_found_with():
     known = tally([record(1)])
     assert known.unknown([record(1), record(2), record(2), record(1, "other")]) == [record(2), record(1, "other")]

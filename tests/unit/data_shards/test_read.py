@@ -10,8 +10,8 @@ import pytest
 
 from data_shards import read
 from data_shards.index import load_index
-from data_shards.read import MAX_IMAGE_BYTES, MAX_RECORD_BYTES, BadSample, read_frame, unknown_members
-from data_shards.schema import frame_to_json
+from data_shards.read import BadSample, read_frame, unknown_members
+from data_shards.schema import MAX_IMAGE_BYTES, MAX_RECORD_BYTES, frame_to_json
 from data_shards.storage import LocalFiles
 from tests.helpers.frames import camera_frames, write_dataset
 from tests.helpers.raw_tar import raw_dataset, with_entry

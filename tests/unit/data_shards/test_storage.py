@@ -1,6 +1,7 @@
 """Where bytes come from: local files, addresses, and the copy of them on disk."""
 
 import os
+import ssl
 from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
@@ -70,8 +71,78 @@ def test_a_server_that_is_gone_is_named_and_is_no_fault_of_a_sample(folder):
 
 
 def test_a_server_without_ranges_is_refused(folder):
-    with shaky_server(folder, ranges=False) as server, pytest.raises(PermissionError, match="whole file"):
+    with shaky_server(folder, ranges=False) as server, pytest.raises(Unreachable, match="whole file"):
         HttpFiles(server.url, QUICK).read("x.tar", 0, 10)
+
+
+@pytest.mark.parametrize("fault", ["long", "garbled", "open", "other", "redirect"])
+def test_an_answer_that_is_not_what_was_asked_for_is_asked_for_again(folder, fault):
+    with shaky_server(folder, faults=[fault] * 2) as server:
+        assert HttpFiles(server.url, QUICK).read("x.tar", 20, 100) == bytes(range(20, 120))
+        assert len(server.requests) == 3
+
+
+def test_a_store_that_lets_nobody_read_is_no_fault_of_a_sample(folder):
+    with shaky_server(folder, faults=["403"]) as server:
+        with pytest.raises(Unreachable, match=r"x\.tar: status 403.*access rights"):
+            HttpFiles(server.url, QUICK).read("x.tar", 0, 10)
+        assert len(server.requests) == 1
+        assert HttpFiles(server.url, QUICK).read("x.tar", 0, 1) == b"\0"
+    system = fsspec.filesystem("memory")
+    system.pipe("/locked/x.tar", bytes(9))
+
+    class Locked(FsspecFiles):
+        def _range(self, *arguments):
+            raise PermissionError("Forbidden")
+
+    with pytest.raises(Unreachable, match="Forbidden; check the access rights"):
+        Locked("memory://locked", QUICK).read("x.tar", 0, 1)
+
+
+def test_a_connection_that_tls_breaks_off_is_tried_again(folder, monkeypatch):
+    with shaky_server(folder) as server:
+        files = HttpFiles(server.url, QUICK)
+        opened = remote_files_module.urllib.request.urlopen
+        failures = [ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), OSError(113, "No route to host")]
+
+        def shaky(*arguments, **options):
+            answer = opened(*arguments, **options)
+            if failures:
+                answer.read = lambda *_: (_ for _ in ()).throw(failures.pop())
+            return answer
+
+        monkeypatch.setattr(remote_files_module.urllib.request, "urlopen", shaky)
+        assert files.read("x.tar", 3, 5) == bytes(range(3, 8))
+        assert not failures
+
+
+def test_errors_of_the_libraries_below_s3_are_tried_again(monkeypatch):
+    class NoAnswerError(Exception):
+        """As botocore's, derives from no OSError."""
+
+    system = fsspec.filesystem("memory")
+    system.pipe("/bucket/x.tar", bytes(range(200)))
+    failures = [NoAnswerError("no endpoint")] * 2
+    cat_file = type(system).cat_file
+
+    def shaky(self, *arguments, **options):
+        if failures:
+            raise failures.pop()
+        return cat_file(self, *arguments, **options)
+
+    monkeypatch.setattr(type(system), "cat_file", shaky)
+    assert FsspecFiles("memory://bucket", QUICK, (NoAnswerError,)).read("x.tar", 3, 5) == bytes(range(3, 8))
+    failures += [NoAnswerError("no endpoint")] * 12
+    with pytest.raises(Unreachable, match=r"x\.tar: no endpoint; tried 12 times"):
+        FsspecFiles("memory://bucket", QUICK, (NoAnswerError,)).read("x.tar", 3, 5)
+
+
+def test_a_real_s3_client_that_finds_no_store_ends_in_a_plain_error(monkeypatch):
+    pytest.importorskip("s3fs")
+    for name, value in (("ENDPOINT_URL", "http://127.0.0.1:9"), ("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    with pytest.raises(Unreachable, match=r"s3://bucket/data/x\.tar: Could not connect.*tried 2 times"):
+        remote_files("s3://bucket/data", Retry(attempts=2, first_wait=0.001)).read("x.tar", 0, 1)
 
 
 def test_waits_between_tries_grow(monkeypatch):

@@ -34,6 +34,22 @@ def test_fractions_are_those_of_the_tokens_in_the_packs(k):
     assert shares(stream) == pytest.approx([0.2, 0.8], abs=0.03)
 
 
+@pytest.mark.parametrize("scarce", [1, 3])
+def test_a_dataset_too_small_for_a_place_in_the_first_section_has_its_fraction_too(monkeypatch, scarce):
+    monkeypatch.setattr("data_shards.sections.SECTION_VISITS", 64)
+    stream = stream_of(general(400), driving(scarce), k=1)
+    assert stream.section(0).samples[1] == 0
+    stream = with_fractions(stream, [4.0, 1.0])
+    general_tokens, driving_tokens = sum(stream.section(i).shown for i in range(8 * stream.sections))
+    assert driving_tokens / general_tokens == pytest.approx(0.25, rel=0.1)
+
+
+def test_a_dataset_of_which_little_is_wanted_is_not_refused():
+    stream = with_fractions(stream_of(general(500), driving(1)), [1.0, 400.0])
+    assert stream.weights[1] == 1.0
+    assert 0 < stream.weights[0] < 1e-2
+
+
 def test_fractions_of_images_alone_are_those_of_their_tiles():
     tables = [SizeTable.of([SampleSize(prefix_tokens=0, question_tokens=(), tiles=n)] * 200) for n in (1, 6)]
     stream = with_fractions(stream_of(*tables, limits=PackLimits(max_tokens=1, max_tiles=12), k=1), [1.0, 2.0])

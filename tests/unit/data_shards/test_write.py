@@ -10,7 +10,7 @@ import webdataset as wds
 from data_shards.dataset_file import read_dataset_file
 from data_shards.entries import ShardError
 from data_shards.index import load_index
-from data_shards.schema import CAMERAS, SchemaError, frame_from_json, member_suffix
+from data_shards.schema import CAMERAS, MAX_IMAGE_BYTES, MAX_RECORD_BYTES, SchemaError, frame_from_json, member_suffix
 from data_shards.write import write_shards
 from tests.helpers.frames import camera_frame, camera_frames, write_dataset
 
@@ -97,6 +97,21 @@ def test_a_frame_outside_the_schema_is_refused(tmp_path):
     frame = replace(camera_frame("scene0", "frame0"), key="other")
     with pytest.raises(SchemaError, match="key"):
         write_shards([frame], tmp_path, source="test", licence="none")
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"source": "\ud800"}, "scene0_frame0: got half of a surrogate pair"),
+        ({"source": "x" * (MAX_RECORD_BYTES + 1)}, "member 'json': got 1677.... bytes"),
+        ({"images": {"CAM_BACK": bytes(MAX_IMAGE_BYTES + 1)}}, r"member 'cam_back\.jpg': got 67108865 bytes"),
+    ],
+)
+def test_what_would_not_be_read_is_not_written(tmp_path, changes, text):
+    frame = replace(camera_frame("scene0", "frame0"), **changes)
+    with pytest.raises(SchemaError, match=text):
+        write_shards([frame], tmp_path, source="test", licence="none")
+    assert not list(tmp_path.glob("*.tar"))
 
 
 def test_no_frames_are_refused(tmp_path):

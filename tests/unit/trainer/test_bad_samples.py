@@ -17,9 +17,10 @@ def batch(*numbers):
     return to_tensors(filler_pack(2, None), bad)
 
 
-def watch(ranks, run_dir, *, max_fraction=0.5, seen=0.0, total=20, said=None):
+def watch(ranks, run_dir, *, max_fraction=0.5, seen=0.0, total=20, said=None, num_known=None):
     say = (lambda text: None) if said is None else said.append
-    return BadSampleWatch(ranks, run_dir, max_fraction=max_fraction, seen=seen, total=total, say=say)
+    options = {"max_fraction": max_fraction, "seen": seen, "total": total, "num_known": num_known}
+    return BadSampleWatch(ranks, run_dir, say=say, **options)
 
 
 def step(made, ranks, batches):
@@ -80,6 +81,35 @@ def test_a_step_without_a_new_bad_sample_needs_no_collective_of_its_own(tmp_path
 def test_samples_seen_count_the_bad_ones_too(tmp_path):
     made = watch(_Alone(), tmp_path)
     assert made.counts([batch(1, 2), batch(2)]) == [2.0, 3.0]
+
+
+def test_a_run_that_was_stopped_stops_at_the_same_step_again_and_writes_nothing_twice(tmp_path):
+    made = watch(_Alone(), tmp_path, total=20, max_fraction=0.1)
+    made.update([batch(1)], made.counts([batch(1)]))
+    at_checkpoint = made.count
+    steps = [[batch(2)], [batch()], [batch(3)]]
+    for _ in range(3):
+        for number, step in enumerate(steps):
+            if number < 2:
+                made.update(step, made.counts(step))
+            else:
+                with pytest.raises(TooManyBadSamples, match="got 3 unusable"):
+                    made.update(step, made.counts(step))
+        assert keys(tmp_path) == ["a_1", "a_2", "a_3"]
+        made = watch(_Alone(), tmp_path, total=20, max_fraction=0.1, num_known=at_checkpoint)
+        assert made.count == at_checkpoint
+
+
+def test_a_stopped_run_whose_shards_were_mended_goes_on(tmp_path):
+    stopped = watch(_Alone(), tmp_path, total=20, max_fraction=0.1)
+    with pytest.raises(TooManyBadSamples):
+        stopped.update([batch(1, 2, 3)], stopped.counts([batch(1, 2, 3)]))
+    said = []
+    made = watch(_Alone(), tmp_path, total=20, max_fraction=0.1, num_known=0, said=said)
+    for step in ([batch()], [batch(3)], [batch(4)]):
+        made.update(step, made.counts(step))
+    assert keys(tmp_path) == ["a_1", "a_2", "a_3", "a_4"]
+    assert said == ["left out: d: s.tar: offset 4: frame a_4: cut"]
 
 
 def records(count):
