@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerFast
-
 from data_shards.chat import ChatTemplate
 from data_shards.index import DatasetIndex
-from data_shards.lengths import sample_sizes
-from data_shards.plan import MixtureEntry, PackLimits, SizeTable, plan_epoch
+from data_shards.lengths import CountedSizes, count_samples
+from data_shards.plan import MixtureEntry, PackLimits, SizeTable, oversized, plan_epoch
 from data_shards.summary import spread
 from data_shards.tiling import ViewLayout
+from data_shards.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +17,7 @@ class FillSettings:
     """What decides on lengths and fill.
 
     Attributes:
-        tokenizer: directory of a transformers tokenizer.
+        tokenizer: directory of a tokenizer.
         template, layout, tokens_per_tile, limits, questions_per_visit: as in a recipe.
         seed: of the plan.
     """
@@ -36,22 +35,29 @@ def fill_rows(index: DatasetIndex, settings: FillSettings) -> list[tuple[str, st
     """Names and values for a summary.
 
     Raises:
-        ShardError, LayoutError, ChatError, PlanError: as `sample_sizes` and `plan_epoch`.
-        OSError: no tokenizer.
+        ShardError, PlanError, TokenizerError: as `count_samples`, `plan_epoch` and `load_tokenizer`.
     """
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(settings.tokenizer, local_files_only=True)
-    sizes = sample_sizes(
+    counted = count_samples(
         index,
-        tokenizer=tokenizer,
+        tokenizer=load_tokenizer(settings.tokenizer),
         template=settings.template,
         layout=settings.layout,
         tokens_per_tile=settings.tokens_per_tile,
     )
+    sizes = counted.table
     return [
-        ("tokens", f"{spread(sizes.prefix.tolist())} a prefix"),
+        ("tokens", f"{spread(sizes.prefix[sizes.prefix > 0].tolist())} a prefix"),
         ("", f"{spread(sizes.tokens.tolist())} a question with its answer"),
         ("fill", _fill(sizes, settings)),
+        ("  left out", _left_out(counted, settings.limits)),
     ]
+
+
+def _left_out(counted: CountedSizes, limits: PackLimits) -> str:
+    """What training does not show: samples that cannot be used, and questions that no pack can hold."""
+    unfit = len(oversized([MixtureEntry(sizes=counted.table)], limits))
+    first = f", first {counted.bad[0]}" if counted.bad else ""
+    return f"{unfit:,} questions that fit no pack, {len(counted.bad):,} samples that cannot be used{first}"
 
 
 def _fill(sizes: SizeTable, settings: FillSettings) -> str:

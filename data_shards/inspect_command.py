@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_shards.atomic import write_atomically
@@ -11,7 +12,7 @@ from data_shards.index import DatasetIndex, load_index
 from data_shards.inspect_page import inspect_page, spread_places
 from data_shards.lint import LintError, lint
 from data_shards.read import read_frame
-from data_shards.summary import summarise, tile_row
+from data_shards.summary import row_text, summarise, tile_row
 from data_shards.tiling import ViewLayout
 
 _SHOWN = 50
@@ -24,7 +25,7 @@ def add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", type=Path, help="write a page with views, points and questions")
     parser.add_argument("--frames", type=int, default=12, help="frames on the page (default: 12)")
     limits = parser.add_argument_group("lengths and fill of packs")
-    limits.add_argument("--tokenizer", type=Path, help="directory of a transformers tokenizer: counts tokens and fill")
+    limits.add_argument("--tokenizer", type=Path, help="directory of a tokenizer: counts tokens and fill")
     limits.add_argument("--template", choices=("internlm2-chat", "chatml"), default="internlm2-chat")
     limits.add_argument("--view-mode", choices=("canvas", "views"), default="canvas", help="default: canvas")
     limits.add_argument("--tile-size", type=int, default=448, help="pixels (default: 448)")
@@ -40,20 +41,24 @@ def run_inspect(options: argparse.Namespace) -> None:
     """Check, then summarise.
 
     Raises:
-        LintError: something is wrong with the shards; all of it is printed first.
+        LintError: something is wrong with the shards or their records; all of it is printed first.
         ShardError: no usable directory.
-        BadSample: a damaged record.
         UsageError: limits or a layout that do not fit the data.
     """
-    problems = lint(options.directory, verify=options.verify)
+    _refuse(options, lint(options.directory, verify=options.verify))
+    text, unusable = summarise(options.directory)
+    _refuse(options, unusable)
+    text = "\n".join([text, *map(row_text, _more_rows(options))])
+    print(text)
+    if options.html is not None:
+        _write_page(options, text)
+
+
+def _refuse(options: argparse.Namespace, problems: Sequence[str]) -> None:
     for problem in problems[:_SHOWN]:
         print(f"problem: {problem}", file=sys.stderr)
     if problems:
         raise LintError(f"{options.directory}: {len(problems)} problems; copy or write the files named above again")
-    text = summarise(options.directory, _more_rows(options))
-    print(text)
-    if options.html is not None:
-        _write_page(options, text)
 
 
 def _more_rows(options: argparse.Namespace) -> list[tuple[str, str]]:

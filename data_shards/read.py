@@ -9,6 +9,7 @@ from data_shards.remote import storage_of
 from data_shards.schema import (
     MAX_IMAGE_BYTES,
     MAX_RECORD_BYTES,
+    TAGS,
     RawFrame,
     SchemaError,
     frame_from_json,
@@ -18,8 +19,6 @@ from data_shards.storage import Storage, Unreachable
 
 _MAX_GAP = 4096
 """Headers and padding between two members of a frame take less."""
-
-_TAGS = range(4)
 
 
 class BadSample(ShardError):  # noqa: N818
@@ -165,7 +164,7 @@ def _build(entry: SampleEntry, record: bytes, images: dict[str, bytes]) -> RawFr
     if frame.key != entry.key:
         raise _bad(entry, span, f"field 'key': got {frame.key!r}, expected {entry.key!r}: the index is of another tar")
     for i, question in enumerate(frame.questions):
-        if any(tag not in _TAGS for tag in question.tags):
+        if any(tag not in TAGS for tag in question.tags):
             raise _bad(entry, span, f"question {i}: field 'tag': got {list(question.tags)}, expected numbers 0 to 3")
     return frame
 

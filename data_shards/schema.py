@@ -27,6 +27,9 @@ VIEW_SIZE = (1600, 900)
 
 QUESTION_KINDS = ("perception", "prediction", "planning", "behavior", "general")
 
+TAGS = range(4)
+"""DriveLM's test tags: accuracy, judge, language, match."""
+
 MAX_RECORD_BYTES = 16 << 20
 """A longer JSON member is not written, and refused before it is read; the longest of DriveLM has under 100 KB."""
 
@@ -49,7 +52,7 @@ class Question:
         question: text as the model is asked.
         answer: reference text.
         kind: one of `QUESTION_KINDS`.
-        tags: DriveLM test tags (0 accuracy, 1 judge, 2 language, 3 match); empty outside the test form.
+        tags: of `TAGS`; empty outside the test form.
         history: earlier turns of the same conversation, oldest first, each a question and its answer.
     """
 
@@ -100,7 +103,7 @@ def check_frame(frame: RawFrame) -> None:
 
     Raises:
         SchemaError: a key that is not `<scene>_<frame>` or holds other characters than letters, digits, `_` and `-`,
-            an image name outside the schema, an unknown question type.
+            an image name outside the schema, an unknown question type or tag.
     """
     if not _KEY.fullmatch(frame.key) or frame.key != f"{frame.scene}_{frame.frame}":
         raise SchemaError(
@@ -118,6 +121,10 @@ def check_frame(frame: RawFrame) -> None:
             raise SchemaError(
                 f"{frame.key}: question {i}: field 'type': got {question.kind!r}, "
                 f"expected one of {', '.join(QUESTION_KINDS)}"
+            )
+        if any(tag not in TAGS for tag in question.tags):
+            raise SchemaError(
+                f"{frame.key}: question {i}: field 'tag': got {list(question.tags)}, expected numbers 0 to 3"
             )
 
 

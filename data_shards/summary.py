@@ -10,7 +10,7 @@ import numpy as np
 from data_shards.coords import unparsed_tags
 from data_shards.dataset_file import read_dataset_file
 from data_shards.index import DatasetIndex, load_index
-from data_shards.read import read_frame
+from data_shards.read import BadSample, read_frame
 from data_shards.schema import QUESTION_KINDS, RawFrame
 from data_shards.tiling import ViewLayout, tiles_per_image
 
@@ -18,16 +18,11 @@ _PERCENTILES = (0, 50, 99, 100)
 _TAG_NAMES = {0: "0 accuracy", 1: "1 judge", 2: "2 language", 3: "3 match"}
 
 
-def summarise(directory: Path, more: Iterable[tuple[str, str]] = ()) -> str:
-    """Text lines on a directory of shards; reads every frame's questions and no image.
-
-    Args:
-        directory: of shards.
-        more: further names and values to list.
+def summarise(directory: Path) -> tuple[str, list[str]]:
+    """Text lines on a directory of shards, and what is wrong with its records; reads every record and no image.
 
     Raises:
         ShardError: no usable shards.
-        BadSample: a damaged record.
     """
     index = load_index(directory)
     info = read_dataset_file(directory)
@@ -54,14 +49,18 @@ def summarise(directory: Path, more: Iterable[tuple[str, str]] = ()) -> str:
         ("  by size", _listed(sizes.most_common())),
         ("key objects", f"{counts.objects:,}"),
         ("left out", f"{info.left_out:,} rows" if info else "unknown"),
-        *more,
     ]
-    return "\n".join(f"{name:<16}{value}" for name, value in rows)
+    return "\n".join(map(row_text, rows)), counts.unusable
+
+
+def row_text(row: tuple[str, str]) -> str:
+    """A line of a summary: its name and its value."""
+    return f"{row[0]:<16}{row[1]}"
 
 
 @dataclass(kw_only=True)
 class _Counts:
-    """What is counted over frames: questions by type, tag and turns, and characters of the answers."""
+    """What is counted over frames: questions by type, tag and turns, characters of answers; and records of no use."""
 
     sources: set[str] = field(default_factory=set)
     scenes: set[str] = field(default_factory=set)
@@ -72,6 +71,7 @@ class _Counts:
     characters: int = 0
     longest: int = 0
     objects: int = 0
+    unusable: list[str] = field(default_factory=list)
 
     def add(self, frame: RawFrame) -> None:
         """Count a frame."""
@@ -90,7 +90,11 @@ class _Counts:
 def _texts(index: DatasetIndex, counts: _Counts) -> Iterator[str]:
     """Every text of all questions, frame by frame; each frame is counted as it comes."""
     for position in range(len(index)):
-        frame = read_frame(index, position, with_images=False)
+        try:
+            frame = read_frame(index, position, with_images=False)
+        except BadSample as error:
+            counts.unusable.append(str(error))
+            continue
         counts.add(frame)
         for question in frame.questions:
             for turn in (*question.history, (question.question, question.answer)):

@@ -13,8 +13,9 @@ import pytest
 from data_shards.cli import main
 from data_shards.inspect_page import inspect_page, spread_places
 from data_shards.lint import lint
-from data_shards.schema import CAMERAS, Question
+from data_shards.schema import CAMERAS, Question, frame_to_json
 from tests.helpers.frames import camera_frame, camera_frames, jpeg, noise, write_dataset
+from tests.helpers.raw_tar import raw_dataset
 from tests.helpers.tokenizer import tiny_tokenizer
 
 EVIL = '<script>alert("1")</script>&<img src=x onerror=y>'
@@ -153,6 +154,34 @@ def test_lengths_and_fill_are_counted_with_a_tokenizer(tmp_path, capsys):
     assert float(match[3]) == pytest.approx(100 * 36 / 12 / int(match[1]), abs=0.06)
     assert run("inspect", tmp_path / "d", "--tokenizer", tmp_path / "t", *more, "--max-tokens", 1) == 2
     assert "none of which fits 1 tokens" in capsys.readouterr().err
+
+
+def test_what_training_leaves_out_is_counted_with_a_tokenizer(tmp_path, capsys):
+    tiny_tokenizer(tmp_path / "t").save_pretrained(tmp_path / "t")
+    plain, long, special = camera_frames()[:3]
+    wordy = Question(question="What? " * 500, answer="This.", kind="perception")
+    stopped = Question(question="What is <|im_end|>?", answer="An end.", kind="perception")
+    frames = [plain, replace(long, questions=(wordy, *long.questions)), replace(special, questions=(stopped,))]
+    write_dataset(tmp_path / "d", frames)
+    limits = ("--view-mode", "views", "--tiles-per-image", 1, "--tokens-per-tile", 4, "--max-tokens", 400)
+    assert run("inspect", tmp_path / "d", "--tokenizer", tmp_path / "t", *limits, "--max-tiles", 12) == 0
+    text = capsys.readouterr().out
+    assert "1 questions that fit no pack, 1 samples that cannot be used" in text
+    assert f"frame {special.key}: " in text
+
+
+def test_every_record_that_is_of_no_use_is_named(tmp_path, capsys):
+    records = {"a_b": b"{", "a_c": b"[]", "a_d": frame_to_json(replace(camera_frame("a", "d"), images={}))}
+    raw_dataset(tmp_path, {key: {"json": record} for key, record in records.items()})
+    assert run("index", tmp_path) == 0
+    assert run("inspect", tmp_path) == 1
+    message = capsys.readouterr().err
+    assert all(
+        f"problem: shard-000000.tar: offset {offset}: frame {key}" in message
+        for offset, key in ((512, "a_b"), (1536, "a_c"))
+    )
+    assert "a_d" not in message
+    assert "2 problems" in message
 
 
 def test_sound_shards_have_no_problem(tmp_path):

@@ -100,6 +100,7 @@ def test_text_that_is_no_record_is_refused(text):
         {"images": {"CAM_TOP": b""}},
         {"images": {"cam_front": b""}},
         {"questions": (Question(question="?", answer="!", kind="gossip"),)},
+        {"questions": (Question(question="?", answer="!", kind="behavior", tags=(4,)),)},
     ],
 )
 def test_a_frame_that_no_reader_would_accept_is_not_written(change):
