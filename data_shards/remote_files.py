@@ -139,7 +139,8 @@ class FsspecFiles:
 
     def __init__(self, url: str, retry: Retry, errors: tuple[type[Exception], ...] = ()) -> None:
         """Set up; `errors` are those that a store raises besides OSError where it does not answer."""
-        self._url, self._retry, self._errors = url, retry, errors
+        self._url, self._retry = url, retry
+        self._errors: tuple[type[Exception], ...] = (OSError, *errors)
         self._system: tuple[int, Any] | None = None
         self._sizes: dict[str, int] = {}  # asked for once: some stores refuse a range beyond the end
 
@@ -172,7 +173,7 @@ class FsspecFiles:
             return system.cat_file(address, start=offset, end=end)
         except (FileNotFoundError, PermissionError):
             raise
-        except (OSError, *self._errors) as error:
+        except self._errors as error:
             raise Transient(str(error) or repr(error)) from error
 
     def _size(self, system: Any, address: str) -> int:
