@@ -17,7 +17,7 @@ Said = Sequence[tuple[GradedQuestion, str]]
 Checked = Iterator[tuple[str, bool]]
 """(id of the later question, whether it contradicts an earlier one) of every pair that says something of the same."""
 
-_NOTICED = re.compile(r"(<[^<>]{1,80}>)\W+The object is ([^,.]{1,80})", re.IGNORECASE)
+_NOTICED = re.compile(r"(<[^<>]{1,80}>)\W{1,10}The object is ([^,.]{1,80})", re.IGNORECASE)
 _MOTIONS = {
     "stopped": r"stopped|stationary|parked|not moving|standing",
     "back": r"back(?:ing)? up|revers",

@@ -159,7 +159,9 @@ def evaluate(
     graded, gate_failures = apply_graph_gate(questions, answers)
     failures = [*problems, *failures, *gate_failures]
     failures += [
-        Problem(kind="long_answer", id=name, detail=f"{len(answer)} characters; all count for the official scores")
+        Problem(
+            kind="long_answer", id=name, detail=f"{len(answer)} characters; all count but for judge and failure modes"
+        )
         for name, answer in answers.items()
         if len(answer) > MAX_READ
     ]

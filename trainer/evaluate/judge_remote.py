@@ -19,6 +19,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, Any
 
+from trainer.evaluate.tags import MAX_READ
+
 DEFAULT_PROMPT = """A driving assistant answered a question about the scene around a car.
 
 Correct answer: {reference}
@@ -128,13 +130,13 @@ class RemoteJudge:
     _is_given_up: bool = field(default=False, init=False)
 
     def reply(self, answer: str, reference: str) -> str:
-        """The reply, kept or new.
+        """The reply, kept or new; of an answer the first `tags.MAX_READ` characters are sent.
 
         Raises:
             NoReplyError: no attempt brought one, or the judge was given up.
             OSError: the cache cannot be written.
         """
-        texts = {"{answer}": answer, "{reference}": reference}
+        texts = {"{answer}": answer[:MAX_READ], "{reference}": reference}
         prompt = _PLACE.sub(lambda place: texts[place[0]], self.prompt)
         prompt = prompt.encode("utf-8", "replace").decode()  # lone surrogates can be sent to nobody
         key = hashlib.sha256(f"{self.name}\n{prompt}".encode()).hexdigest()

@@ -6,6 +6,7 @@ was trained with, and answers are turned back to DriveLM's pixels.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
@@ -54,11 +55,15 @@ class Asking:
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """Questions of one frame with their answers: the frame's place among those asked, and question indices."""
+    """Questions of one frame with their answers: the frame's place among those asked, and question indices.
+
+    `is_cut` is whether an answer reached the longest length without an end.
+    """
 
     frame: int
     question_ids: tuple[int, ...]
     answers: tuple[str, ...]
+    is_cut: tuple[bool, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,14 +146,17 @@ def answer_in_batches(
         choose = SampledChoice(asking.sampling, names) if asking.sampling else most_likely
         tokens = _answer_batch(model, batch, frames, stop_ids, asking.max_new_tokens, choose)
         texts = (str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in tokens)
-        answers = (drivelm_text(text, asking.template.coordinates) for text in texts)
+        answers = [drivelm_text(text, asking.template.coordinates) for text in texts]
+        is_cut = [len(ids) >= asking.max_new_tokens for ids in tokens]
+        ends = list(accumulate(len(unit.question_ids) for unit in batch))
         yield [
             Answered(
                 frame=unit.frame,
                 question_ids=unit.question_ids,
-                answers=tuple(next(answers) for _ in unit.question_ids),
+                answers=tuple(answers[end - len(unit.question_ids) : end]),
+                is_cut=tuple(is_cut[end - len(unit.question_ids) : end]),
             )
-            for unit in batch
+            for unit, end in zip(batch, ends, strict=True)
         ]
 
 

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file of rows {id, question, answer} to write")
     parser.add_argument("--recipe", type=Path, help="take view, template and system message from this recipe")
     parser.add_argument(
-        "--max-new-tokens", type=_positive, default=110, help="longest answer (default: %(default)s tokens)"
+        "--max-new-tokens", type=_positive, default=512, help="longest answer (default: %(default)s tokens)"
     )
     parser.add_argument(
         "--batch-rows", type=_positive, default=256, help="questions answered at once (default: %(default)s)"

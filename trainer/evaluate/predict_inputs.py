@@ -42,7 +42,7 @@ class PredictJob:
     out: Path
     recipe: Path | None = None
     max_frames: int | None = None
-    max_new_tokens: int = 110
+    max_new_tokens: int = 512
     batch_rows: int = 256
     perturbation: Perturbation | None = None
     sampling: Sampling | None = None

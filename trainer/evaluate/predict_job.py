@@ -21,6 +21,9 @@ from trainer.evaluate.submission import write_submission
 
 T = TypeVar("T")
 
+_CUT = "cut"
+"""Key of kept rows whose answer has no end; it is no part of the output."""
+
 _FRAMES_AT_ONCE = 16
 """Frames a rank holds in memory, and answers between two meetings of the ranks; batches are made within them."""
 
@@ -164,7 +167,10 @@ def _finish(job: PredictJob, inputs: PredictInputs, partial: PartialAnswers) -> 
         for position, order in inputs.questions.items()
         for place in range(len(order))
     ]
+    num_cut = sum(row.pop(_CUT, False) for row in rows)
     write_submission(rows, job.out, job.header)
+    if num_cut:
+        print(f"{job.out}: {num_cut} answers were cut at --max-new-tokens {job.max_new_tokens}", flush=True)
     if problem := unparsed_tags(str(row["answer"]) for row in rows):
         print(f"{job.out}: {problem}; `python -m trainer.evaluate lint` lists them", flush=True)
     partial.remove()
@@ -174,13 +180,15 @@ def _finish(job: PredictJob, inputs: PredictInputs, partial: PartialAnswers) -> 
 def _rows(frame: RawFrame, order: Sequence[int], part: Answered, letters: Sequence[Mapping[str, str]]) -> list[Row]:
     """Submission rows, the id being `<scene>_<frame>_<place>`; of permuted options the letters are mapped back."""
     rows: list[Row] = []
-    for number, answer in zip(part.question_ids, part.answers, strict=True):
+    for number, answer, is_cut in zip(part.question_ids, part.answers, part.is_cut, strict=True):
         row: Row = {
             "id": f"{frame.key}_{order.index(number)}",
             "question": frame.questions[number].question,
             "answer": original_letter(answer, letters[number]),
         }
-        rows.append({**row, "option_letters": dict(letters[number])} if letters[number] else row)
+        if letters[number]:
+            row["option_letters"] = dict(letters[number])
+        rows.append({**row, _CUT: True} if is_cut else row)
     return rows
 
 

@@ -8,7 +8,7 @@ MATCH_DISTANCE = 16.0
 """Pixels of the 1600x900 view; a point closer than this to a reference point is a match."""
 
 MAX_READ = 20_000
-"""Characters of an answer that are read for its tags; DriveLM's longest reference answer has fewer than 2,000."""
+"""Characters of an answer that are read for its tags and sent to a judge; DriveLM's have fewer than 2,000."""
 
 EXACT_TAG = re.compile(r"<c\d+,CAM_(?:FRONT|BACK)(?:_LEFT|_RIGHT)?,(\d+\.\d),(\d+\.\d)>")
 """A tag as DriveLM writes it, with one decimal; the groups are x and y."""

@@ -180,6 +180,18 @@ def test_one_failed_reply_is_left_out_of_the_mean_and_counted():
     assert [(problem.kind, problem.id) for problem in problems] == [("judge_failure", "q0")]
 
 
+def test_a_judge_is_not_sent_a_runaway_answer_whole():
+    prompts = []
+
+    def ask(prompt):
+        prompts.append(prompt)
+        return "0"
+
+    assert judge_of(ask).reply("x" * 10_000_000, "Stopped.") == "0"
+    assert len(prompts[0]) < 21_000
+    assert "Stopped." in prompts[0]
+
+
 def test_a_program_gets_the_prompt_on_its_input(tmp_path):
     script = tmp_path / "judge.py"
     script.write_text("import sys\ntext = sys.stdin.read()\nprint(90 if 'Stopped.' in text else 10)\n")

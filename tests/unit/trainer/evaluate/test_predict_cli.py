@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -51,6 +52,19 @@ def test_command_line_writes_submission_rows(run_dir, shards, tmp_path):
     model = AutoModelForImageTextToText.from_pretrained(run_dir / "model").double()
     stock = stock_answers(model, AutoTokenizer.from_pretrained(run_dir / "model"), frame, VIEWS, 8)
     assert [row["answer"] for row in rows[:4]] == [stock[i] for i in (1, 3, 0, 4)]
+
+
+def test_answers_cut_at_the_longest_length_are_counted_and_not_marked_in_the_file(run_dir, shards, tmp_path, capsys):
+    texts = []
+    for tokens in (4, 9):
+        out = tmp_path / f"{tokens}.json"
+        assert predict("--model", run_dir / "model", "--data", shards, "--out", out, "--max-new-tokens", tokens) == 0
+        rows = json.loads(out.read_text())
+        assert all(set(row) == {"id", "question", "answer"} for row in rows)
+        texts.append([row["answer"] for row in rows])
+    said = re.search(r"4\.json: (\d+) answers were cut at --max-new-tokens 4\n", capsys.readouterr().out)
+    longer = sum(first != second for first, second in zip(*texts, strict=True))
+    assert 0 < longer <= int(said[1]) <= len(texts[0])
 
 
 def test_general_questions_are_answered_and_compared_before_and_after(run_dir, tmp_path):
