@@ -1,10 +1,13 @@
 """Texts in, the tokens of `pycocoevalcap`'s PTB tokenizer out; needs Java and that package."""
 
 import importlib.util
+import re
 import shutil
 from collections.abc import Sequence
 
 from trainer.evaluate.ptb_tokenizer import LINE_BREAK
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TokenizerError(ValueError):
@@ -28,7 +31,7 @@ def check_installed() -> None:
 
 
 def tokenize_with_java(texts: Sequence[str]) -> list[str]:
-    """As `ptb_tokenizer.tokenize_lines`; line breaks within a text are made spaces before.
+    """As `ptb_tokenizer.tokenize_lines`; line breaks within a text are made spaces before, lone surrogates U+FFFD.
 
     Raises:
         TokenizerError: see `check_installed`.
@@ -36,6 +39,7 @@ def tokenize_with_java(texts: Sequence[str]) -> list[str]:
     check_installed()
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-    captions = {place: [{"caption": LINE_BREAK.sub(" ", text)}] for place, text in enumerate(texts)}
+    lines = (_LONE_SURROGATE.sub("\ufffd", LINE_BREAK.sub(" ", text)) for text in texts)
+    captions = {place: [{"caption": line}] for place, line in enumerate(lines)}
     tokens = PTBTokenizer().tokenize(captions) if captions else {}
     return [tokens[place][0] for place in captions]

@@ -19,7 +19,9 @@ def pretended(monkeypatch):
 
     class PTBTokenizer:
         def tokenize(self, captions):
-            return {place: [row["caption"].lower() for row in rows] for place, rows in captions.items()}
+            return {
+                place: [row["caption"].lower().encode().decode() for row in rows] for place, rows in captions.items()
+            }
 
     for name in ("pycocoevalcap", "pycocoevalcap.tokenizer", "pycocoevalcap.tokenizer.ptbtokenizer"):
         module = types.ModuleType(name)
@@ -42,6 +44,10 @@ def test_what_is_missing_is_named_with_the_way_without(missing, pretended, monke
 def test_line_breaks_are_spaces_before_the_package_sees_them(pretended):
     assert tokenize_with_java(["A\rB", "C"]) == ["a b", "c"]
     assert tokenize_with_java([]) == []
+
+
+def test_what_is_no_text_in_any_encoding_does_not_end_the_run(pretended):
+    assert tokenize_with_java(["A\ud83dB", "C"]) == ["a\ufffdb", "c"]
 
 
 @pytest.mark.skipif(not has_java, reason="Java or pycocoevalcap is not installed")
