@@ -19,7 +19,8 @@ def summary(scores: dict[str, Any]) -> str:
         lines.append(f"without the gate: accuracy {_number(scores['ungated']['accuracy'])}")
         strict = scores["strict"]
         lines.append(f"match F1 {scores['match_f1']:.4f}; same camera and L2: {strict['match_f1']:.4f}")
-    lines += _comparison(scores["comparison"]) if "comparison" in scores else []
+    if "comparison" in scores:
+        lines += _comparison(scores["comparison"], "without the gate" if scores["benchmark"] == "drivelm" else "")
     lines += [f"failures: {number} {kind}" for kind, number in counts["failures"].items()]
     return "\n".join(lines)
 
@@ -32,10 +33,10 @@ def _interval(interval: list[float] | None) -> str:
     return f"  [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
 
 
-def _comparison(comparison: dict[str, Any]) -> list[str]:
+def _comparison(comparison: dict[str, Any], title: str) -> list[str]:
     rows = comparison["scores"]
-    width = max(map(len, rows), default=5)
-    lines = [f"{'without the gate':{width}} {'before':>9} {'after':>9} {'change':>9}"]
+    width = max(map(len, [title, *rows]))
+    lines = [f"{title:{width}} {'before':>9} {'after':>9} {'change':>9}"]
     for name, row in rows.items():
         values = f"{row['before']:9.4f} {row['after']:9.4f} {row['difference']:+9.4f}"
         lines.append(f"{name:{width}} {values}{_interval(row['interval'])}")
