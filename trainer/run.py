@@ -24,6 +24,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from data_shards.loader import LoaderError
+from data_shards.storage import Unreachable
 from trainer import dist
 from trainer.engine import EngineError
 from trainer.guards import OutOfMemory
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except dist.MainRankError as error:
         report_failure(str(error), on_all_ranks=True)
         return FAILURE
-    except (dist.DistError, EngineError, LoaderError, OutOfMemory) as error:
+    except (dist.DistError, EngineError, LoaderError, OutOfMemory, Unreachable) as error:
         report_failure(str(error), on_all_ranks=False)
         return FAILURE
     except ValueError as error:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 
+from data_shards.storage import Unreachable
 from tests.helpers.paths import ROOT
 from tests.helpers.stages import make_world, write_recipe
 from trainer.config import load_recipe
@@ -52,6 +53,15 @@ def test_questions_about_other_machines_need_a_dry_run_and_a_number(world, capsy
         _main("--recipe", recipe, *option)
     assert ended.value.code == 2
     assert "--world-size" in capsys.readouterr().err or "--gpu-memory" in option
+
+
+def test_a_store_that_is_not_reached_is_a_failure_in_one_line(world, capsys, monkeypatch):
+    def describe(job):
+        raise Unreachable("http://host/x.tar: refused; tried 9 times")
+
+    monkeypatch.setattr("trainer.run.describe", describe)
+    assert _main("--recipe", write_recipe(world, "distill", world / "far"), "--dry-run") == 1
+    assert capsys.readouterr().err == "error: http://host/x.tar: refused; tried 9 times\n"
 
 
 def test_unknown_key_is_a_usage_error(world, capsys):
