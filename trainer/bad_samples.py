@@ -62,6 +62,11 @@ class BadSampleWatch:
         """Samples left out so far, each once, over all ranks and starts."""
         return self._tally.count
 
+    @property
+    def seen(self) -> float:
+        """Samples read so far, bad ones included, over all ranks and starts."""
+        return self._tally.seen
+
     def counts(self, batches: Sequence[Batch]) -> list[float]:
         """Of this rank's batches, to be summed over ranks: samples found bad for the first time, and samples shown."""
         seen = sum(batch.meta.num_samples + len(batch.meta.bad) for batch in batches)
@@ -115,8 +120,8 @@ class BadSampleWatch:
         tally = self._tally
         return (
             f"data.max_bad_fraction: got {self.count} unusable samples of {self._total} ({tally.seen:.0f} seen); "
-            f"a fraction of {self._max_fraction:g} allows {tally.allowed_of_all:.0f} found when all are counted and "
-            f"{tally.allowed:.0f} found when they are shown; the first:\n{first}\n"
+            f"a fraction of {self._max_fraction:g} allows {int(tally.allowed_of_all)} found when all are counted and "
+            f"{int(tally.allowed)} found when they are shown; the first:\n{first}\n"
             f"all are in {self._file.path}; mend or remove these shards, or raise data.max_bad_fraction"
         )
 

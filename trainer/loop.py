@@ -86,7 +86,7 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, bool]:
             weights = {"weight": weight, "second_weight": second_weight}
             outs = train_step(run.stage, run.engine, batches, **weights, world_size=run.ranks.world_size)
             position = run.advance(state.position, packs)
-            state = replace(state, step=state.step + 1, position=position, quarantined=watch.count)
+            state = replace(state, step=state.step + 1, position=position, seen=watch.seen, quarantined=watch.count)
             monitor.end_step(batches, outs, _mean_loss(outs, **weights), quarantined=watch.count)
             if _due(state.step, run.recipe.image_log_every) or state.step == 1:
                 _show(run, state.step, batches, outs)
@@ -151,7 +151,7 @@ def _watch(run: Run, state: TrainState) -> BadSampleWatch:
         run.ranks,
         run.recipe.run_dir,
         max_fraction=run.recipe.data.max_bad_fraction,
-        seen=state.samples,
+        seen=state.seen,
         total=run.num_samples,
         say=run.logger.say,
         counted=run.bad,

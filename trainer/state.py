@@ -20,7 +20,8 @@ class TrainState:
         step: optimiser steps done.
         position: place in the plan behind the packs consumed by all ranks together.
         seconds: time spent in the loop, over all starts.
-        samples: frames seen.
+        samples: frames learnt from.
+        seen: frames read, those left out included.
         quarantined: frames left out so far; None in checkpoints that did not keep it.
         best: highest score of a validation so far; None before the first.
         first, last: losses of the first and of the newest `WINDOW` steps.
@@ -30,6 +31,7 @@ class TrainState:
     position: int = 0
     seconds: float = 0.0
     samples: float = 0.0
+    seen: float = 0.0
     quarantined: int | None = 0
     best: float | None = None
     first: tuple[float, ...] = ()
@@ -48,7 +50,7 @@ class TrainState:
     def from_json(cls, record: dict[str, Any]) -> "TrainState":
         """The inverse of `to_json`."""
         lists = {"first": tuple(record["first"]), "last": tuple(record["last"])}
-        return cls(**{"quarantined": None, **record, **lists})
+        return cls(**{"seen": record["samples"], "quarantined": None, **record, **lists})
 
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)

@@ -86,7 +86,8 @@ def test_samples_seen_count_the_bad_ones_too(tmp_path):
 def test_a_run_that_was_stopped_stops_at_the_same_step_again_and_writes_nothing_twice(tmp_path):
     made = watch(_Alone(), tmp_path, total=20, max_fraction=0.1)
     made.update([batch(1)], made.counts([batch(1)]))
-    at_checkpoint = made.count
+    at_checkpoint, seen = made.count, made.seen
+    assert (at_checkpoint, seen) == (1, 1.0)
     steps = [[batch(2)], [batch()], [batch(3)]]
     for _ in range(3):
         for number, step in enumerate(steps):
@@ -96,8 +97,14 @@ def test_a_run_that_was_stopped_stops_at_the_same_step_again_and_writes_nothing_
                 with pytest.raises(TooManyBadSamples, match="got 3 unusable"):
                     made.update(step, made.counts(step))
         assert keys(tmp_path) == ["a_1", "a_2", "a_3"]
-        made = watch(_Alone(), tmp_path, total=20, max_fraction=0.1, num_known=at_checkpoint)
+        made = watch(_Alone(), tmp_path, total=20, max_fraction=0.1, num_known=at_checkpoint, seen=seen)
         assert made.count == at_checkpoint
+
+
+def test_the_refusal_names_whole_numbers_that_are_allowed(tmp_path):
+    made = watch(_Alone(), tmp_path, total=24, max_fraction=0.2)
+    with pytest.raises(TooManyBadSamples, match="got 5 unusable.*allows 4 found when all are.*and 4 found when they"):
+        made.update([batch(1, 2, 3, 4, 5)], made.counts([batch(1, 2, 3, 4, 5)]))
 
 
 def test_a_stopped_run_whose_shards_were_mended_goes_on(tmp_path):

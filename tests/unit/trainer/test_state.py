@@ -16,6 +16,13 @@ def test_state_survives_json_exactly():
     assert TrainState.from_json(json.loads(json.dumps(state.to_json()))) == state
 
 
+def test_a_state_from_before_frames_left_out_were_counted_is_read():
+    record = TrainState(samples=7.0, seen=7.0).to_json()
+    del record["seen"], record["quarantined"]
+    read = TrainState.from_json(record)
+    assert (read.seen, read.quarantined) == (7.0, None)
+
+
 def test_first_and_last_losses_are_ten_each():
     state = TrainState()
     for start in range(0, 24, 3):
