@@ -1,6 +1,7 @@
 """One tar in, its members or its index entries out: every header is read and the end is checked."""
 
 import hashlib
+import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -69,23 +70,35 @@ def walk_members(tar: Path, file: BinaryIO) -> Iterator[tuple[str, str, int, int
     Raises:
         ShardError: a cut or damaged tar, a link or a special file.
     """
-    end = 0
+    end, length = 0, file.seek(0, os.SEEK_END)
+    for info in _headers(tar, file):
+        if info.isdir():
+            end = info.offset_data
+            continue
+        if not info.isreg() or info.issparse():
+            raise ShardError(f"{tar}: member {info.name!r}: got a link or special file, expected a file")
+        if not 0 <= info.size <= length - info.offset_data or info.offset < end:
+            raise ShardError(
+                f"{tar}: member {info.name!r}: got {info.size} bytes from byte {info.offset_data} on, expected them "
+                f"behind byte {end} and within {length}: the tar is damaged or cut short; write or copy it again"
+            )
+        end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        folder, slash, name = info.name.rpartition("/")
+        stem, _, suffix = name.partition(".")
+        if stem and suffix:
+            yield f"{folder}{slash}{stem}", suffix, info.offset_data, info.size
+    _check_end(tar, file, end)
+
+
+def _headers(tar: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """The members as tarfile sees them; the numbers of a damaged header raise more than its own errors."""
+    file.seek(0)
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while (info := archive.next()) is not None:
-                if info.isdir():
-                    end = info.offset_data
-                    continue
-                if not info.isreg() or info.issparse():
-                    raise ShardError(f"{tar}: member {info.name!r}: got a link or special file, expected a file")
-                end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                folder, slash, name = info.name.rpartition("/")
-                stem, _, suffix = name.partition(".")
-                if stem and suffix:
-                    yield f"{folder}{slash}{stem}", suffix, info.offset_data, info.size
-    except (tarfile.TarError, EOFError) as error:
+                yield info
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise ShardError(f"{tar}: not a whole tar ({error}); write or copy it again") from error
-    _check_end(tar, file, end)
 
 
 def _members(tar: Path) -> Iterator[_Member]:
@@ -97,11 +110,6 @@ def _members(tar: Path) -> Iterator[_Member]:
                 )
             file.seek(offset)
             data = file.read(size)
-            if len(data) != size:
-                raise ShardError(
-                    f"{tar}: member {key}.{suffix}: got {len(data)} bytes, expected {size}: the tar is cut short; "
-                    "write or copy it again"
-                )
             yield _Member(
                 key, suffix, MemberSpan(offset=offset, size=size, sha256=hashlib.sha256(data).hexdigest()), data
             )

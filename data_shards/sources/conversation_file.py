@@ -1,5 +1,6 @@
 """A JSONL file or a JSON list in, where each row lies out, so that a process reads its own rows only."""
 
+import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ def row_spans(annotations: Path) -> Iterator[tuple[RowSpan, bytes]]:
     """
     try:
         with annotations.open("rb") as file:
-            start = file.read(1 << 16).lstrip()[:1]
+            start = file.read(1 << 16).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
             if not start:
                 raise SourceError(f"{annotations}: got an empty file, expected JSON lines or a JSON list")
             file.seek(0)

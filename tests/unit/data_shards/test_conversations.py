@@ -140,6 +140,13 @@ def test_a_json_list_gives_the_frames_of_the_same_lines(images):
     assert len(lines) == 2
 
 
+@pytest.mark.parametrize("as_list", [True, False])
+def test_a_byte_order_mark_is_no_part_of_a_row(images, as_list):
+    rows = [row("Größe?", "A."), row("Why?", "B.")]
+    text = json.dumps(rows) if as_list else "\n".join(map(json.dumps, rows))
+    assert [frame.questions[0].question for frame in written((), images, text="\ufeff" + text)] == ["Größe?", "Why?"]
+
+
 def test_sharegpt_messages_are_read(images):
     rows = [
         {

@@ -225,6 +225,30 @@ def test_a_tar_of_another_form_is_refused(tmp_path, members, text):
         index_shard(tmp_path / "x.tar")
 
 
+SIZES = [
+    b"\xff" * 12,
+    b"\xff" * 11 + b"\0",
+    b"\x80" + b"\xff" * 11,
+    b"\x80" + bytes(5) + b"\xff" + bytes(5),
+    b"7" * 11 + b"\0",
+]
+"""Of a header: -1, -256, 2^88 - 1, 255 TiB, 8 GiB."""
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", [b"0", b"x", b"L", b"S"])
+def test_sizes_and_kinds_that_no_tar_has_are_refused_with_the_tar_s_name(tmp_path, size, kind):
+    pack(tmp_path / "x.tar", [("a_b.json", _record("a_b")), ("a_c.json", _record("a_c"))])
+    content = bytearray((tmp_path / "x.tar").read_bytes())
+    header = content[1024:1536]
+    header[124:136], header[156:157], header[148:156] = size, kind, b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    content[1024:1536] = header
+    (tmp_path / "x.tar").write_bytes(content)
+    with pytest.raises(ShardError, match=r"x\.tar"):
+        index_shard(tmp_path / "x.tar")
+
+
 def test_folders_and_files_without_a_suffix_are_no_samples(tmp_path):
     members = [("README", b"x"), ("._a_b.json", b"x"), ("a_b.json", _record("a_b"))]
     pack(tmp_path / "x.tar", members)
