@@ -97,7 +97,7 @@ def _headers(tar: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while (info := archive.next()) is not None:
                 yield info
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError) as error:
         raise ShardError(f"{tar}: not a whole tar ({error}); write or copy it again") from error
 
 
