@@ -9,6 +9,7 @@ import io
 import json
 import zipfile
 from dataclasses import asdict, dataclass
+from itertools import accumulate, islice
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,7 @@ def count_samples(
     template: ChatTemplate,
     layout: ViewLayout,
     tokens_per_tile: int,
+    share: tuple[int, int] = (0, 1),
 ) -> CountedSizes:
     """Sizes of all samples of a dataset; shards counted before with the same settings, here or where they lie, are not
     read.
@@ -70,6 +72,7 @@ def count_samples(
 
     Args:
         tokens_per_tile: image tokens of one tile (256 at full size).
+        share: (i, n) counts only shards i, i + n, i + 2n, ..., so that n processes can count a dataset together.
     """
     settings = {
         "version": LENGTHS_VERSION,
@@ -94,8 +97,8 @@ def count_samples(
 
     tables: list[SizeTable] = []
     bad: list[BadSample] = []
-    start = 0
-    for part in index.samples.parts:
+    starts = accumulate((part.num_samples for part in index.samples.parts), initial=0)
+    for start, part in islice(zip(starts, index.samples.parts, strict=False), share[0], None, share[1]):
         path = part.tar.with_suffix(f".lengths-{name}.npz")
         known = _load(path, part.index_sha256, part.num_samples)
         if known is None:
@@ -110,7 +113,6 @@ def count_samples(
             )
             _store(path, part.index_sha256, known)
         tables.append(known)
-        start += part.num_samples
     return CountedSizes(table=SizeTable.joined(tables), bad=tuple(bad))
 
 

@@ -1,5 +1,6 @@
 """Recipe and stage in; the mixture's plan, its loader and a summary of it out."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from data_shards.mixture import PackLimits, least_limits
 from data_shards.plan import CostModel, PackStream
 from data_shards.token_fractions import shares, with_fractions
 from trainer.dist import Ranks
-from trainer.mixture import Mixture, check_same, make_mixture
+from trainer.mixture import Mixture, check_same, count_share, make_mixture
 from trainer.recipe import Recipe
 
 
@@ -99,7 +100,7 @@ class Data:
 
 
 def make_data(recipe: Recipe, text: TextSettings | None, ranks: Ranks | None, cost: CostModel | None = None) -> Data:
-    """Read indexes, count lengths, plan. The main rank comes first and leaves its counts beside the shards.
+    """Read indexes, count lengths, plan. Ranks share the counting; then the main rank comes first.
 
     Args:
         recipe: data section and seed.
@@ -112,6 +113,9 @@ def make_data(recipe: Recipe, text: TextSettings | None, ranks: Ranks | None, co
         ShardError, PlanError: as the functions of `data_shards`, and where ranks would follow different plans.
     """
     build = partial(make_mixture, recipe, text)
+    if text is not None and ranks is not None and ranks.world_size > 1:
+        with contextlib.suppress(ShardError, OSError):  # the main rank meets the same, and says so
+            count_share(recipe, text, (ranks.rank, ranks.world_size))
     mixture = build() if ranks is None else ranks.main_first(build)
     if ranks is not None:
         check_same(mixture, ranks)

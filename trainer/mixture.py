@@ -54,8 +54,7 @@ def make_mixture(recipe: Recipe, text: TextSettings | None) -> Mixture:
         ShardError: as `open_dataset`.
         TargetsError, CodebookError: cached targets that are not the recipe's.
     """
-    data = recipe.data
-    cache = CacheSettings(directory=data.cache_dir, max_bytes=round(data.cache_gib * (1 << 30)))
+    data, cache = recipe.data, _cache(recipe)
     sources = [_source(recipe, dataset, cache) for dataset in data.datasets]
     counted = [_count(recipe, text, source.index) for source in sources]
     limits = PackLimits(max_tokens=data.max_tokens if text else 1, max_tiles=data.max_tiles)
@@ -74,6 +73,16 @@ def make_mixture(recipe: Recipe, text: TextSettings | None) -> Mixture:
         questions_per_visit=questions_per_visit,
         bad=[*bad, *_oversized(sources, entries, limits)],
     )
+
+
+def count_share(recipe: Recipe, text: TextSettings, share: tuple[int, int]) -> None:
+    """Count a share of the shards, as `count_samples`, and leave that beside them, where others find it.
+
+    Raises:
+        ShardError, OSError: as `make_mixture`.
+    """
+    for dataset in recipe.data.datasets:
+        _count(recipe, text, open_dataset(dataset.path, _cache(recipe)), share)
 
 
 def check_same(mixture: Mixture, ranks: Ranks) -> None:
@@ -107,7 +116,13 @@ def _source(recipe: Recipe, dataset: DatasetSection, cache: CacheSettings) -> Fr
     return FrameSource(name=dataset.name, index=index, weight=dataset.weight, targets=targets)
 
 
-def _count(recipe: Recipe, text: TextSettings | None, index: DatasetIndex) -> CountedSizes:
+def _cache(recipe: Recipe) -> CacheSettings:
+    return CacheSettings(directory=recipe.data.cache_dir, max_bytes=round(recipe.data.cache_gib * (1 << 30)))
+
+
+def _count(
+    recipe: Recipe, text: TextSettings | None, index: DatasetIndex, share: tuple[int, int] = (0, 1)
+) -> CountedSizes:
     if text is None:
         return count_tiles(index, recipe.data.view)
     return count_samples(
@@ -116,6 +131,7 @@ def _count(recipe: Recipe, text: TextSettings | None, index: DatasetIndex) -> Co
         template=text.template,
         layout=recipe.data.view,
         tokens_per_tile=text.tokens_per_tile,
+        share=share,
     )
 
 

@@ -170,3 +170,12 @@ def test_a_special_token_in_a_text_makes_its_sample_unusable(tmp_path, tokenizer
     (error,) = count_samples(load_index(tmp_path / "d"), **options(tokenizer)).bad
     assert (error.shard, error.key) == ("shard-000000.tar", frame.key)
     assert "special token </img>" in error.reason
+
+
+def test_processes_count_a_dataset_together_shard_by_shard(index, tokenizer, reads):
+    counted = [count_samples(index, **options(tokenizer), share=(i, 2)) for i in (1, 0)]
+    assert reads == [4, 5, 6, 7, 0, 1, 2, 3, 8]
+    assert [len(own.table) for own in counted] == [4, 5]
+    whole = count_samples(index, **options(tokenizer))
+    assert len(reads) == 9
+    assert list(whole.table) == [*counted[1].table][:4] + [*counted[0].table] + [*counted[1].table][4:]

@@ -7,9 +7,11 @@ from itertools import islice
 import pytest
 import torch
 
+from data_shards import lengths
 from data_shards.entries import ShardError
 from data_shards.index import load_index
 from data_shards.quarantine import BadRecord
+from data_shards.read import read_frame
 from data_shards.schema import Question
 from data_shards.token_fractions import shares
 from data_shards.write import write_shards
@@ -17,7 +19,7 @@ from tests.helpers.dist import on_ranks
 from tests.helpers.stages import TILE, driving_frames, make_world, write_recipe
 from trainer.config import load_recipe
 from trainer.data import make_data
-from trainer.mixture import check_same, make_mixture
+from trainer.mixture import check_same, count_share, make_mixture
 from trainer.stages import make_stage
 
 
@@ -100,6 +102,25 @@ def test_a_frame_that_fits_no_pack_is_named_with_the_range_of_its_questions(worl
     last = load_index(damaged).samples[0].num_questions - 1
     assert last > 1
     assert reasons["s000_0"].startswith(f"questions 0 to {last}: got up to ")
+
+
+def test_ranks_count_a_share_of_the_shards_each(world, tmp_path, monkeypatch):
+    write_shards(driving_frames(5, seed=4), tmp_path / "data", source="test", licence="none", samples_per_shard=2)
+    recipe, text = made(world, "align", [{"path": str(tmp_path / "data")}])
+    read = []
+
+    def counted(index, position, **others):
+        read.append(position)
+        return read_frame(index, position, **others)
+
+    monkeypatch.setattr(lengths, "read_frame", counted)
+    for rank, positions in ((1, [2, 3]), (0, [0, 1, 4])):
+        read.clear()
+        count_share(recipe, text, (rank, 2))
+        assert read == positions
+    read.clear()
+    assert len(make_mixture(recipe, text).entries[0].sizes.tokens) > 5
+    assert read == []
 
 
 def _two_ranks(ranks, path):
