@@ -23,11 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_shards.asked import question_order  # noqa: E402
 from data_shards.atomic import write_atomically
 from data_shards.chat import STOP, tokenize_prompts
-from data_shards.decode import decode_jpeg
 from data_shards.index import load_index
 from data_shards.read import read_frame
-from data_shards.schema import CAMERAS, RawFrame
-from data_shards.tiling import tile_images, tiles_per_image
+from data_shards.schema import RawFrame
+from data_shards.tiling import tile_jpegs
 from models.vision import normalise_tiles
 from models.vlm import load_vlm
 from trainer.evaluate.predict import answer_frames
@@ -109,13 +108,11 @@ def stock_answer(
     limit: int,
 ) -> str:
     """One question of a frame through transformers' own generation."""
-    is_canvas = settings.view.mode == "canvas" and set(frame.images) == set(CAMERAS)
-    images = [decode_jpeg(frame.images[name]) for name in (CAMERAS if is_canvas else frame.images)]
-    sizes = [(image.shape[1], image.shape[0]) for image in images]
-    counts = [tiles * model.config.image_seq_length for tiles in tiles_per_image(sizes, settings.view)]
+    tiles, tiles_per_image = tile_jpegs(frame.images, settings.view)
+    counts = [tiles_of_one * model.config.image_seq_length for tiles_of_one in tiles_per_image]
     tokens = tokenize_prompts(frame, counts, tokenizer, settings.chat(), (number,))
     ids = torch.tensor(np.concatenate([tokens.prefix, tokens.segments[0]])).long()[None].to(model.device)
-    pixels = normalise_tiles(torch.from_numpy(tile_images(images, settings.view)).to(model.device))
+    pixels = normalise_tiles(torch.from_numpy(tiles).to(model.device))
     out = model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
