@@ -7,6 +7,7 @@ from data_shards.entries import MemberSpan, SampleEntry, ShardError
 from data_shards.index import DatasetIndex
 from data_shards.remote import storage_of
 from data_shards.schema import (
+    CAMERAS,
     MAX_IMAGE_BYTES,
     MAX_RECORD_BYTES,
     TAGS,
@@ -97,6 +98,11 @@ def frame_span(entry: SampleEntry) -> tuple[int, int]:
 def unknown_members(entry: SampleEntry) -> list[str]:
     """Suffixes of a frame's members that the schema does not know."""
     return [suffix for suffix in entry.members if suffix != "json" and image_name(suffix) is None]
+
+
+def has_all_cameras(entry: SampleEntry) -> bool:
+    """Whether a sample is a driving frame: it has the six views."""
+    return set(CAMERAS) <= set(_image_names(entry).values())
 
 
 def _image_names(entry: SampleEntry) -> dict[str, str]:

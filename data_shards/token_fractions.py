@@ -13,6 +13,9 @@ ROUNDS = 4
 LEAST_SAMPLES = 16
 """Samples of a dataset that a section has to show for its tokens a sample to be taken from there."""
 
+GENERAL_SHARE = 0.2
+"""General to driving as 1 to 4: the best of the ratios that InternVL's authors tried for driving."""
+
 
 def with_fractions(stream: PackStream, fractions: Sequence[float]) -> PackStream:
     """The same datasets with weights of at most 1 that give each its fraction; the scarcest is shown whole an epoch.
@@ -41,6 +44,17 @@ def with_fractions(stream: PackStream, fractions: Sequence[float]) -> PackStream
         weights = np.asarray(fractions) / (each * stream.num_samples)
         stream = stream.with_weights((weights / weights.max()).tolist())
     return stream
+
+
+def default_fractions(stream: PackStream, is_general: Sequence[bool]) -> list[float] | None:
+    """Fractions for a mixture that says nothing of them: `GENERAL_SHARE` of the tokens from general datasets, the rest
+    from driving ones, and the datasets of a kind equally often; None where there is one kind alone."""
+    general = np.asarray(is_general)
+    if general.all() or not general.any():
+        return None
+    tokens = stream.typical() * np.maximum(stream.num_samples, 1)
+    shares = np.where(general, GENERAL_SHARE, 1 - GENERAL_SHARE)
+    return (shares * tokens / np.where(general, tokens[general].sum(), tokens[~general].sum())).tolist()
 
 
 def shares(stream: PackStream) -> list[float]:

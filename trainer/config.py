@@ -113,7 +113,7 @@ def _check(recipe: Recipe) -> list[str]:
         "distill.codebook_iterations": distill.codebook_iterations,
         "optim.eps": optim.eps,
         "optim.layer_decay": optim.layer_decay,
-        **{f"data.datasets.{i}.weight": dataset.weight for i, dataset in enumerate(data.datasets)},
+        **{f"data.datasets.{i}.weight": d.weight for i, d in enumerate(data.datasets) if d.weight is not None},
         **{f"data.datasets.{i}.fraction": d.fraction for i, d in enumerate(data.datasets) if d.fraction is not None},
     }
     not_negative = {
@@ -166,7 +166,7 @@ def _check_mixture(data: DataSection) -> list[str]:
     problems += [
         f"data.datasets.{i}: got both `weight` and `fraction`, expected one of them; drop one"
         for i in with_fraction
-        if data.datasets[i].weight != 1.0
+        if data.datasets[i].weight is not None
     ]
     return problems
 

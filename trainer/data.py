@@ -4,13 +4,15 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 from data_shards.collate import Batch
 from data_shards.entries import ShardError
 from data_shards.loader import FrameSource, PackLoader, TextSettings
 from data_shards.mixture import PackLimits, least_limits
 from data_shards.plan import CostModel, PackStream
-from data_shards.token_fractions import shares, with_fractions
+from data_shards.read import has_all_cameras
+from data_shards.token_fractions import GENERAL_SHARE, default_fractions, shares, with_fractions
 from trainer.dist import Ranks
 from trainer.mixture import Mixture, check_same, count_share, make_mixture
 from trainer.recipe import Recipe
@@ -24,12 +26,14 @@ class Data:
         stream: the endless order of packs.
         text: None for stages on images only.
         mixture: what the plan is made of.
+        is_usual: whether driving and general datasets have their usual fractions, because the recipe says nothing.
     """
 
     recipe: Recipe
     stream: PackStream
     text: TextSettings | None
     mixture: Mixture
+    is_usual: bool = False
 
     @property
     def sources(self) -> Sequence[FrameSource]:
@@ -89,6 +93,9 @@ class Data:
             f"{weight:.4g}, {share:.1%} of the {kind}"
             for source, weight, share in zip(self.sources, self.stream.weights, shares(self.stream), strict=True)
         ]
+        if self.is_usual:
+            share = f"{1 - GENERAL_SHARE:.0%} driving and {GENERAL_SHARE:.0%} general"
+            lines.append(f"mixture: {share} tokens, the default; give datasets a weight or a fraction for others")
         lines.append(
             f"plan: {epoch} packs an epoch; {self.recipe.steps} steps x {world_size} ranks x "
             f"{self.recipe.batch.micro_batches} micro batches = {packs} packs, {packs / epoch:.2f} epochs"
@@ -120,7 +127,17 @@ def make_data(recipe: Recipe, text: TextSettings | None, ranks: Ranks | None, co
     if ranks is not None:
         check_same(mixture, ranks)
     stream = PackStream(mixture.entries, mixture.limits, mixture.questions_per_visit, recipe.seed, cost=cost)
-    fractions = [dataset.fraction for dataset in recipe.data.datasets if dataset.fraction is not None]
+    given = [dataset.fraction for dataset in recipe.data.datasets if dataset.fraction is not None]
+    usual = None if given else _usual_fractions(recipe, mixture, stream)
+    fractions = given or usual
     if fractions:
         stream = with_fractions(stream, fractions)
-    return Data(recipe=recipe, stream=stream, text=text, mixture=mixture)
+    return Data(recipe=recipe, stream=stream, text=text, mixture=mixture, is_usual=usual is not None)
+
+
+def _usual_fractions(recipe: Recipe, mixture: Mixture, stream: PackStream) -> list[float] | None:
+    """Of a stage with questions whose recipe gives no weights; None where datasets are of one kind."""
+    if recipe.stage == "distill" or any(dataset.weight is not None for dataset in recipe.data.datasets):
+        return None
+    is_general = [not any(map(has_all_cameras, islice(source.index.samples, 1))) for source in mixture.sources]
+    return default_fractions(stream, is_general)

@@ -14,6 +14,7 @@ from data_shards.schema import CAMERAS
 from data_shards.tiling import ViewLayout
 from trainer.config import Recipe, load_recipe, recipe_to_yaml
 from trainer.preprocessing import Preprocessing
+from trainer.recipe import DatasetSection
 
 _PROCESSOR = (
     "Stock `transformers` loads it. The processor class is `QianfanOCRProcessor`, transformers' own for the prompts of "
@@ -154,15 +155,21 @@ def _coordinates(format: CoordinateFormat) -> str:
     )
 
 
+def _shown(dataset: DatasetSection) -> str:
+    if dataset.fraction is not None:
+        return f"fraction {dataset.fraction:g}"
+    return "default" if dataset.weight is None else f"weight {dataset.weight:g}"
+
+
 def _training(recipe: Recipe) -> list[str]:
     rows = [
-        "| dataset | weight | source | licence | samples | questions | sha256 of dataset.json |",
+        "| dataset | shown | source | licence | samples | questions | sha256 of dataset.json |",
         "|---|---|---|---|---|---|---|",
     ]
     for dataset in recipe.data.datasets:
         file = dataset.path / DATASET_FILE
         info = read_dataset_file(dataset.path)
-        cells = [dataset.name, f"{dataset.weight:g}"]
+        cells = [dataset.name, _shown(dataset)]
         if info is None:
             cells += ["not at hand when exported", "", "", "", ""]
         else:

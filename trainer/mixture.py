@@ -113,7 +113,7 @@ def _sha256(index: DatasetIndex, entry: MixtureEntry) -> str:
 def _source(recipe: Recipe, dataset: DatasetSection, cache: CacheSettings) -> FrameSource:
     index = open_dataset(dataset.path, cache)
     targets = cached_targets(recipe, dataset, index, cache)
-    return FrameSource(name=dataset.name, index=index, weight=dataset.weight, targets=targets)
+    return FrameSource(name=dataset.name, index=index, weight=dataset.weight or 1.0, targets=targets)
 
 
 def _cache(recipe: Recipe) -> CacheSettings:

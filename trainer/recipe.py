@@ -57,7 +57,8 @@ class DatasetSection:
 
     Attributes:
         path: directory of shards, or its address: http://, https:// or s3://.
-        weight: times each question is shown an epoch.
+        weight: times each question is shown an epoch; 1 where it is not said. Where no dataset of align or finetune has
+            a weight or a fraction, and some are general, packs show four tokens of driving for each general one.
         fraction: share of the mixture's tokens (of its tiles in stages on images only), in place of a weight; given to
             all datasets or to none, and only the ratios count. The scarcest dataset is then shown whole an epoch.
         name: in metrics; the directory's name where empty.
@@ -66,7 +67,7 @@ class DatasetSection:
     """
 
     path: Path
-    weight: float = 1.0
+    weight: float | None = None
     fraction: float | None = None
     name: str = ""
     targets: Path | None = None

@@ -3,7 +3,7 @@
 import pytest
 
 from data_shards.plan import MixtureEntry, PackLimits, PackStream, PlanError, SampleSize, SizeTable
-from data_shards.token_fractions import shares, with_fractions
+from data_shards.token_fractions import default_fractions, shares, with_fractions
 from tests.unit.data_shards.test_plan import FULL_SIZE, driving, general
 
 
@@ -54,6 +54,17 @@ def test_fractions_of_images_alone_are_those_of_their_tiles():
     tables = [SizeTable.of([SampleSize(prefix_tokens=0, question_tokens=(), tiles=n)] * 200) for n in (1, 6)]
     stream = with_fractions(stream_of(*tables, limits=PackLimits(max_tokens=1, max_tiles=12), k=1), [1.0, 2.0])
     assert stream.weights == pytest.approx([1.0, 1 / 3], rel=0.02)
+
+
+def test_by_default_a_fifth_of_the_tokens_is_general_and_datasets_of_a_kind_are_shown_alike():
+    stream = stream_of(driving(30, seed=1), general(200, seed=2), driving(60, seed=3))
+    fractions = default_fractions(stream, [False, True, False])
+    assert fractions is not None
+    assert sum(fractions) == pytest.approx(1.0)
+    assert fractions[1] == pytest.approx(0.2)
+    weights = with_fractions(stream, fractions).weights
+    assert weights[0] == pytest.approx(weights[2], rel=0.1)
+    assert default_fractions(stream, [True] * 3) is default_fractions(stream, [False] * 3) is None
 
 
 def test_the_same_fractions_give_the_same_plan_and_leave_the_stream_alone():

@@ -113,8 +113,8 @@ def test_the_card_tells_recipe_data_and_metrics(tmp_path):
     card = (tmp_path / "my-model" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n---\n\n# my-model\n")
     digest = hashlib.sha256((data / "dataset.json").read_bytes()).hexdigest()
-    assert f"| data | 1 | synthetic | CC0 | 3 | 7 | `{digest}` |" in card
-    assert "| gone | 1 | not at hand when exported |" in card
+    assert f"| data | default | synthetic | CC0 | 3 | 7 | `{digest}` |" in card
+    assert "| gone | default | not at hand when exported |" in card
     assert "| loss_last | 0.25 |" in card
     assert "questions_per_visit: 16" in card
     assert 'system message: "You drive."' in card

@@ -53,6 +53,18 @@ def test_fractions_of_a_recipe_are_those_of_the_batches(world, stage):
     assert amounts["driving"] / amounts["general"] == pytest.approx(4.0, rel=0.15)
 
 
+def test_four_tokens_of_driving_for_each_general_one_are_the_default(world):
+    paths = [{"path": str(world / "driving")}, {"path": str(world / "general")}]
+    data = make_data(*made(world, "align", paths), None)
+    assert shares(data.stream) == pytest.approx([0.8, 0.2], abs=0.1)
+    assert any("80% driving and 20% general tokens, the default" in line for line in data.summary(1))
+    for said in ([paths[0], paths[1] | {"weight": 1}], paths[:1], paths[1:]):
+        data = make_data(*made(world, "align", said), None)
+        assert data.stream.weights == (1.0,) * len(said)
+        assert not any("default" in line for line in data.summary(1))
+    assert make_data(*made(world, "distill", paths), None).stream.weights == (1.0, 1.0)
+
+
 class _Alone:
     """Stands for `Ranks` of a world of one."""
 
