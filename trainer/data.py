@@ -1,9 +1,7 @@
 """Recipe and stage in; the mixture's plan, its loader and a summary of it out."""
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 
 from data_shards.collate import Batch
@@ -14,7 +12,7 @@ from data_shards.plan import CostModel, PackStream
 from data_shards.read import has_all_cameras
 from data_shards.token_fractions import GENERAL_SHARE, default_fractions, shares, with_fractions
 from trainer.dist import Ranks
-from trainer.mixture import Mixture, check_same, count_share, make_mixture
+from trainer.mixture import Mixture, check_same, make_mixture
 from trainer.recipe import Recipe
 
 
@@ -107,7 +105,7 @@ class Data:
 
 
 def make_data(recipe: Recipe, text: TextSettings | None, ranks: Ranks | None, cost: CostModel | None = None) -> Data:
-    """Read indexes, count lengths, plan. Ranks share the counting; then the main rank comes first.
+    """Read indexes, count lengths, plan.
 
     Args:
         recipe: data section and seed.
@@ -119,11 +117,7 @@ def make_data(recipe: Recipe, text: TextSettings | None, ranks: Ranks | None, co
         TargetsError, CodebookError: cached targets that are not the recipe's.
         ShardError, PlanError: as the functions of `data_shards`, and where ranks would follow different plans.
     """
-    build = partial(make_mixture, recipe, text)
-    if text is not None and ranks is not None and ranks.world_size > 1:
-        with contextlib.suppress(ShardError, OSError):  # the main rank meets the same, and says so
-            count_share(recipe, text, (ranks.rank, ranks.world_size))
-    mixture = build() if ranks is None else ranks.main_first(build)
+    mixture = make_mixture(recipe, text, ranks)
     if ranks is not None:
         check_same(mixture, ranks)
     stream = PackStream(mixture.entries, mixture.limits, mixture.questions_per_visit, recipe.seed, cost=cost)

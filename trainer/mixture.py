@@ -1,9 +1,11 @@
 """Recipe, text settings and ranks in; the datasets of the mixture, their sizes and weights, and what is left out of it
 out."""
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -47,16 +49,22 @@ class Mixture:
         }
 
 
-def make_mixture(recipe: Recipe, text: TextSettings | None) -> Mixture:
-    """Read indexes and count lengths.
+def make_mixture(recipe: Recipe, text: TextSettings | None, ranks: Ranks | None = None) -> Mixture:
+    """Read indexes and count lengths. With ranks, called on all: the main one comes first, and all share the counting.
 
     Raises:
         ShardError: as `open_dataset`.
         TargetsError, CodebookError: cached targets that are not the recipe's.
+        MainRankError: on the other ranks, where it failed on the main one.
     """
-    data, cache = recipe.data, _cache(recipe)
-    sources = [_source(recipe, dataset, cache) for dataset in data.datasets]
-    counted = [_count(recipe, text, source.index) for source in sources]
+    data = recipe.data
+    open_all = partial(_sources, recipe)
+    sources = open_all() if ranks is None else ranks.main_first(open_all)
+    if text is not None and ranks is not None and ranks.world_size > 1:
+        with contextlib.suppress(ShardError, OSError):  # the main rank meets the same, and says so
+            _count(recipe, text, sources, (ranks.rank, ranks.world_size))
+    count_all = partial(_count, recipe, text, sources)
+    counted = count_all() if ranks is None else ranks.main_first(count_all)
     limits = PackLimits(max_tokens=data.max_tokens if text else 1, max_tiles=data.max_tiles)
     questions_per_visit = data.questions_per_visit if text else 1
     entries = [
@@ -73,16 +81,6 @@ def make_mixture(recipe: Recipe, text: TextSettings | None) -> Mixture:
         questions_per_visit=questions_per_visit,
         bad=[*bad, *_oversized(sources, entries, limits)],
     )
-
-
-def count_share(recipe: Recipe, text: TextSettings, share: tuple[int, int]) -> None:
-    """Count a share of the shards, as `count_samples`, and leave that beside them, where others find it.
-
-    Raises:
-        ShardError, OSError: as `make_mixture`.
-    """
-    for dataset in recipe.data.datasets:
-        _count(recipe, text, open_dataset(dataset.path, _cache(recipe)), share)
 
 
 def check_same(mixture: Mixture, ranks: Ranks) -> None:
@@ -110,29 +108,34 @@ def _sha256(index: DatasetIndex, entry: MixtureEntry) -> str:
     return digest.hexdigest()
 
 
+def _sources(recipe: Recipe) -> list[FrameSource]:
+    data = recipe.data
+    cache = CacheSettings(directory=data.cache_dir, max_bytes=round(data.cache_gib * (1 << 30)))
+    return [_source(recipe, dataset, cache) for dataset in data.datasets]
+
+
 def _source(recipe: Recipe, dataset: DatasetSection, cache: CacheSettings) -> FrameSource:
     index = open_dataset(dataset.path, cache)
     targets = cached_targets(recipe, dataset, index, cache)
     return FrameSource(name=dataset.name, index=index, weight=dataset.weight or 1.0, targets=targets)
 
 
-def _cache(recipe: Recipe) -> CacheSettings:
-    return CacheSettings(directory=recipe.data.cache_dir, max_bytes=round(recipe.data.cache_gib * (1 << 30)))
-
-
 def _count(
-    recipe: Recipe, text: TextSettings | None, index: DatasetIndex, share: tuple[int, int] = (0, 1)
-) -> CountedSizes:
+    recipe: Recipe, text: TextSettings | None, sources: Sequence[FrameSource], share: tuple[int, int] = (0, 1)
+) -> list[CountedSizes]:
     if text is None:
-        return count_tiles(index, recipe.data.view)
-    return count_samples(
-        index,
-        tokenizer=text.tokenizer,
-        template=text.template,
-        layout=recipe.data.view,
-        tokens_per_tile=text.tokens_per_tile,
-        share=share,
-    )
+        return [count_tiles(source.index, recipe.data.view) for source in sources]
+    return [
+        count_samples(
+            source.index,
+            tokenizer=text.tokenizer,
+            template=text.template,
+            layout=recipe.data.view,
+            tokens_per_tile=text.tokens_per_tile,
+            share=share,
+        )
+        for source in sources
+    ]
 
 
 def _oversized(sources: Sequence[FrameSource], entries: Sequence[MixtureEntry], limits: PackLimits) -> list[BadRecord]:

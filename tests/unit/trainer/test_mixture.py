@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from tests.helpers.dist import on_ranks
 from tests.helpers.stages import TILE, driving_frames, make_world, write_recipe
 from trainer.config import load_recipe
 from trainer.data import make_data
-from trainer.mixture import check_same, count_share, make_mixture
+from trainer.mixture import check_same, make_mixture
 from trainer.stages import make_stage
 
 
@@ -126,13 +127,10 @@ def test_ranks_count_a_share_of_the_shards_each(world, tmp_path, monkeypatch):
         return read_frame(index, position, **others)
 
     monkeypatch.setattr(lengths, "read_frame", counted)
-    for rank, positions in ((1, [2, 3]), (0, [0, 1, 4])):
-        read.clear()
-        count_share(recipe, text, (rank, 2))
-        assert read == positions
-    read.clear()
-    assert len(make_mixture(recipe, text).entries[0].sizes.tokens) > 5
-    assert read == []
+    at_last = SimpleNamespace(rank=1, world_size=2, main_first=lambda act: act())
+    mixture = make_mixture(recipe, text, at_last)
+    assert read == [2, 3, 0, 1, 4]  # its own share, and then what it does not find counted
+    assert len(mixture.entries[0].sizes.tokens) > 5
 
 
 def _two_ranks(ranks, path):
