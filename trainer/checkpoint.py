@@ -24,6 +24,7 @@ from trainer.checkpoint_files import (
     best_of,
     checkpoints_in,
     rank_file,
+    score_of,
     seal,
     step_of,
     write_hashed,
@@ -102,6 +103,11 @@ class Checkpoints:
             final=final, needed=needed, written=self._thread.submit(write_hashed, _partial(final), files)
         )
 
+    def is_best(self, step: int, score: float) -> bool:
+        """Whether no whole checkpoint up to this step has so high a score; waits for one that is under way."""
+        self.finish()
+        return self.ranks.on_main(lambda: self._is_best(step, score))
+
     def finish(self) -> None:
         """Wait until all ranks have written what is under way, and give it its name; no call where nothing is."""
         if self._save is None:
@@ -173,9 +179,15 @@ class Checkpoints:
             self.say(f"{self.root}: older checkpoints could not be tidied up: {error}")
         return ""
 
+    def _past(self, step: int) -> list[Path]:
+        return [path for path in checkpoints_in(self.root) if step_of(path) <= step]
+
+    def _is_best(self, step: int, score: float) -> bool:
+        return all(score > other for path in self._past(step) if (other := score_of(path)) is not None)
+
     def _tidy(self, step: int) -> None:
         """Name the newest and the best, drop the others; newer ones belong to a past that this run went back behind."""
-        past = [path for path in checkpoints_in(self.root) if step_of(path) <= step]
+        past = self._past(step)
         best = best_of(past)
         for path in checkpoints_in(self.root):
             if path != best and path not in past[: self.keep]:

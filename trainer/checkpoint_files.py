@@ -97,11 +97,12 @@ def step_of(path: Path) -> int:
 
 def best_of(checkpoints: Sequence[Path]) -> Path | None:
     """The checkpoint with the highest score, the newest among equals; None where none has one."""
-    scores = {path: score for path in checkpoints if (score := _score(path)) is not None}
+    scores = {path: score for path in checkpoints if (score := score_of(path)) is not None}
     return max(scores, key=lambda path: (scores[path], step_of(path)), default=None)
 
 
-def _score(path: Path) -> float | None:
+def score_of(path: Path) -> float | None:
+    """The score a checkpoint was saved with; None where it was not measured, or cannot be read."""
     try:
         return json.loads((path / STATE_FILE).read_text())["score"]
     except (OSError, ValueError, KeyError):

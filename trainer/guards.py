@@ -16,10 +16,10 @@ from data_shards.collate import Batch
 from trainer.dist import MainRankError, Ranks
 from trainer.lines import PatientLines
 from trainer.recipe import DataSection
+from trainer.state import HISTORY, TrainState
 
 SKIPPED_FILE = "skipped.jsonl"
 SPIKES_FILE = "spikes.jsonl"
-HISTORY = 100
 """Losses that a new one is compared with."""
 _ENOUGH = 20
 _SPREADS = 8.0
@@ -85,18 +85,20 @@ def memory_for(what: str, advice: str) -> Iterator[None]:
 class StepGuard:
     """Writes down which samples were in steps that went wrong; knows the same on all ranks, the main rank writes."""
 
-    def __init__(self, ranks: Ranks, run_dir: Path, *, max_skipped: int, step: int, say: Callable[[str], None]) -> None:
-        """Go on from what the run directory holds up to `step`.
+    def __init__(
+        self, ranks: Ranks, run_dir: Path, *, max_skipped: int, state: TrainState, say: Callable[[str], None]
+    ) -> None:
+        """Go on from what the run directory holds up to the state's step, and from the losses the state has read.
 
         Args:
             max_skipped: steps in a row that may be skipped.
             say: prints a line for the user.
         """
         self._ranks, self._run_dir, self._max_skipped, self._say = ranks, run_dir, max_skipped, say
-        steps: list[int] = ranks.on_main(lambda: _read_steps(run_dir, step))
+        steps: list[int] = ranks.on_main(lambda: _read_steps(run_dir, state.step))
         self.count = len(steps)
-        self._in_row = next((i for i in range(len(steps)) if step - i not in steps), len(steps))
-        self._former: deque[float] = deque(maxlen=HISTORY)
+        self._in_row = next((i for i in range(len(steps)) if state.step - i not in steps), len(steps))
+        self._former: deque[float] = deque(state.last, maxlen=HISTORY)
         self._keys: dict[int, list[tuple[str, ...]]] = {}
         self._files = {name: PatientLines(run_dir / name, say) for name in (SKIPPED_FILE, SPIKES_FILE)}
 

@@ -178,9 +178,7 @@ def _end_of_step(run: Run, monitor: Monitor, state: TrainState, rates: dict[str,
     if save or last or values or _due(state.step, run.recipe.log_every):
         state = monitor.flush(state, rates, values)
     state = replace(state, seconds=time.monotonic() - began)
-    if score is not None and (state.best is None or score > state.best):
-        state, save = replace(state, best=score), True
-    if save:
+    if save or (score is not None and run.checkpoints.is_best(state.step, score)):
         monitor.beat("saving a checkpoint")
         run.checkpoints.save(run.engine, state, score)
     run.logger.step_done(state.step)

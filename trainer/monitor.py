@@ -33,7 +33,7 @@ class Monitor:
         self._step = state.step
         modules = tuple(dict.fromkeys(stage.modules.values()))
         self._window = MetricWindow(names=stage.metric_names(), modules=modules)
-        self._guard = StepGuard(ranks, recipe.run_dir, max_skipped=recipe.max_skipped, step=state.step, say=logger.say)
+        self._guard = StepGuard(ranks, recipe.run_dir, max_skipped=recipe.max_skipped, state=state, say=logger.say)
         self._stragglers = Stragglers(logger.say)
         self._watchdog = Watchdog(ranks, recipe.run_dir, hang_after=recipe.hang_after, say=logger.say)
         self._profile = StepProfile(recipe.profile, recipe.run_dir, ranks.rank, warn)

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import statistics
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ from models.saving import ModelWriter
 from trainer.dist import Ranks
 from trainer.engine import whole_parameters
 from trainer.hashes import files_sha256
-from trainer.state import TrainState
+from trainer.state import WINDOW, TrainState
 
 MAY_CHANGE = (
     "run_dir",
@@ -185,7 +186,7 @@ class RunDir:
             "steps": state.step,
             "seconds": round(state.seconds, 2),
             "loss_first": sum(state.first) / max(len(state.first), 1),
-            "loss_last": sum(state.last) / max(len(state.last), 1),
+            "loss_last": statistics.fmean(state.last[-WINDOW:] or [0.0]),
             "samples_per_s": round(state.samples / max(state.seconds, 1e-9), 3),
         }
         _write_json(self.path / "summary.json", summary)

@@ -11,6 +11,9 @@ import psutil
 WINDOW = 10
 """`loss_first` and `loss_last` of a summary are means over this many steps."""
 
+HISTORY = 100
+"""Losses that a new one is compared with, to tell whether it jumped."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
@@ -23,8 +26,7 @@ class TrainState:
         samples: frames learnt from.
         seen: frames read, those left out included.
         quarantined: frames left out so far; None in checkpoints that did not keep it.
-        best: highest score of a validation so far; None before the first.
-        first, last: losses of the first and of the newest `WINDOW` steps.
+        first, last: losses of the first `WINDOW` and of the newest `HISTORY` steps.
     """
 
     step: int = 0
@@ -33,14 +35,13 @@ class TrainState:
     samples: float = 0.0
     seen: float = 0.0
     quarantined: int | None = 0
-    best: float | None = None
     first: tuple[float, ...] = ()
     last: tuple[float, ...] = ()
 
     def with_losses(self, losses: Sequence[float]) -> "TrainState":
         """The state after further losses were read."""
         first = (*self.first, *losses)[:WINDOW]
-        return replace(self, first=first, last=(*self.last, *losses)[-WINDOW:])
+        return replace(self, first=first, last=(*self.last, *losses)[-HISTORY:])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; floats survive JSON exactly."""
@@ -48,9 +49,10 @@ class TrainState:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "TrainState":
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`; what only former versions kept is left out."""
+        known = {name: value for name, value in record.items() if name in cls.__dataclass_fields__}
         lists = {"first": tuple(record["first"]), "last": tuple(record["last"])}
-        return cls(**{"seen": record["samples"], "quarantined": None, **record, **lists})
+        return cls(**{"seen": record["samples"], "quarantined": None, **known, **lists})
 
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)

@@ -6,6 +6,7 @@ import threading
 from collections import namedtuple
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -107,6 +108,19 @@ def test_the_best_is_kept_beside_the_newest(checkpoints):
     assert _names(checkpoints) == ["step-000004", "step-000006", "step-000007"]
     assert (checkpoints.root / "best").read_text() == "step-000004\n"
     assert (checkpoints.root / "latest").read_text() == "step-000007\n"
+
+
+def test_a_score_is_the_best_against_what_is_on_disk_alone(checkpoints, monkeypatch):
+    _save(checkpoints, 1, 0.5)
+    assert not checkpoints.is_best(2, 0.5)
+    assert checkpoints.is_best(2, 0.6)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    _save(checkpoints, 2, 0.9)  # fails: there is no room
+    assert checkpoints.is_best(3, 0.6)
+    monkeypatch.undo()
+    _begin(checkpoints, 3, 0.7)
+    assert not checkpoints.is_best(4, 0.6)
+    assert checkpoints.is_best(2, 0.6)  # of a past that a run went back to
 
 
 def test_checkpoints_of_an_abandoned_future_do_not_push_out_good_ones(checkpoints, stored, said):

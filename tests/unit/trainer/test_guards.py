@@ -10,6 +10,7 @@ import torch
 from trainer import validation_answers
 from trainer.guards import OutOfMemory, StepGuard, TooManySkipped, explained_memory, is_spike
 from trainer.recipe import DataSection
+from trainer.state import TrainState
 
 
 class _Pair:
@@ -32,9 +33,10 @@ def batch(*keys, tokens=100, tiles=4):
     return SimpleNamespace(meta=meta, label_targets=torch.zeros(7))
 
 
-def guard(tmp_path, said, *, max_skipped=3, step=0, answer=None):
+def guard(tmp_path, said, *, max_skipped=3, step=0, losses=(), answer=None):
     ranks = _Pair([{"rank": 1, "loss": None, "keys": ["b0"]}] if answer is None else answer)
-    return StepGuard(ranks, tmp_path, max_skipped=max_skipped, step=step, say=said.append)
+    state = TrainState(step=step).with_losses(losses)
+    return StepGuard(ranks, tmp_path, max_skipped=max_skipped, state=state, say=said.append)
 
 
 def rows(path):
@@ -99,6 +101,15 @@ def test_a_spike_is_reported_with_the_samples_of_its_step(tmp_path):
     (row,) = rows(tmp_path / "spikes.jsonl")
     assert (row["step"], row["loss"], row["keys"]) == (32, 9.0, ["a32", "b0"])
     assert "at step 32" in said[0]
+
+
+def test_a_resumed_run_knows_a_spike_from_the_losses_before_the_stop(tmp_path):
+    said = []
+    losses = (2.0 + 0.01 * np.random.default_rng(0).standard_normal(30)).tolist()
+    one = guard(tmp_path, said, step=30, losses=losses, answer=[("b0",)])
+    one.applied(31, [batch("a31")])
+    one.read_losses({31: 9.0})
+    assert "at step 31" in said[0]
 
 
 def test_a_full_disk_keeps_the_names_of_samples_in_memory(tmp_path):

@@ -23,12 +23,16 @@ def test_a_state_from_before_frames_left_out_were_counted_is_read():
     assert (read.seen, read.quarantined) == (7.0, None)
 
 
-def test_first_and_last_losses_are_ten_each():
+def test_what_only_former_versions_kept_is_left_out():
+    assert TrainState.from_json({**TrainState(step=4).to_json(), "best": 0.5}) == TrainState(step=4)
+
+
+def test_ten_first_and_a_hundred_last_losses_are_kept():
     state = TrainState()
-    for start in range(0, 24, 3):
+    for start in range(0, 120, 3):
         state = state.with_losses([float(start + i) for i in range(3)])
     assert state.first == tuple(map(float, range(10)))
-    assert state.last == tuple(map(float, range(14, 24)))
+    assert state.last == tuple(map(float, range(20, 120)))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
