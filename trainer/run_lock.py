@@ -1,4 +1,4 @@
-"""A run directory in; held by this process alone, out: two runs in one would clear away each other's checkpoints."""
+"""A directory in; held by this process alone, out: two runs in one would clear away each other's checkpoints."""
 
 import contextlib
 import errno
@@ -19,17 +19,20 @@ _HELD = (errno.EACCES, errno.EAGAIN)
 
 
 class LockedError(ValueError):
-    """Another run is at work in the directory, or it cannot be written; the message says which."""
+    """Another process is at work in the directory, or it cannot be written; the message says which."""
 
 
 @contextmanager
-def locked(directory: Path, say: Callable[[str], None], wait_s: float = WAIT_S) -> Iterator[None]:
+def locked(
+    directory: Path, say: Callable[[str], None], wait_s: float = WAIT_S, setting: str = "run_dir"
+) -> Iterator[None]:
     """Hold `directory/lock`. The operating system lets go of it however the process ends.
 
     Args:
         directory: exists.
         say: takes a line for the user, where it is waited for, or where the file system knows no locks.
         wait_s: seconds.
+        setting: what the user named the directory by.
 
     Raises:
         LockedError: another process holds it all that time, or the file cannot be made.
@@ -38,7 +41,7 @@ def locked(directory: Path, say: Callable[[str], None], wait_s: float = WAIT_S) 
         file = (directory / LOCK_FILE).open("a+", encoding="utf-8")
     except OSError as error:
         raise LockedError(
-            f"run_dir: got {directory}, which cannot be written ({error.strerror}); make room, or give another one"
+            f"{setting}: got {directory}, which cannot be written ({error.strerror}); make room, or give another one"
         ) from error
     with file:
         end, told = time.monotonic() + wait_s, False
@@ -49,7 +52,7 @@ def locked(directory: Path, say: Callable[[str], None], wait_s: float = WAIT_S) 
             time.sleep(_PAUSE_S)
         if not held:
             raise LockedError(
-                f"run_dir: got {directory}, where {_holder(file)} is at work; wait for it, or give another run_dir"
+                f"{setting}: got {directory}, where {_holder(file)} is at work; wait for it, or give another {setting}"
             )
         _sign(file)
         yield
@@ -62,7 +65,7 @@ def _try(file: IO[str], say: Callable[[str], None]) -> bool:
     except OSError as error:
         if error.errno in _HELD:
             return False
-        say(f"{file.name} cannot be locked ({error.strerror}): see to it yourself that no other run uses its directory")
+        say(f"{file.name} cannot be locked ({error.strerror}): see to it yourself that nobody else uses its directory")
     return True
 
 

@@ -28,7 +28,8 @@ class PartialAnswers:
         self.directory = out.with_name(out.name + ".partial")
 
     def prepare(self, settings: Mapping[str, Any], *, restart: bool) -> None:
-        """Make the directory, or check that its answers were given under the same settings; on one rank only.
+        """Take the directory, which exists; or check that its answers were given under the same settings; on one rank
+        only.
 
         Args:
             settings: whatever decides the answers, ready for JSON.
@@ -37,11 +38,11 @@ class PartialAnswers:
         Raises:
             PartialError: it holds answers given under other settings.
         """
-        if restart and self.directory.exists():
-            shutil.rmtree(self.directory)
         file = self.directory / _SETTINGS
+        if restart:
+            for kept in (file, *self.directory.glob("rank-*.jsonl")):
+                kept.unlink(missing_ok=True)
         if not file.is_file():
-            self.directory.mkdir(parents=True, exist_ok=True)
             write_atomically(file, (json.dumps(settings, indent=2) + "\n").encode())
             return
         try:

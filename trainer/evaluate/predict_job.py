@@ -1,6 +1,7 @@
 """A model, shards and settings in, a file of DriveLM submission rows out: resumable, and shared among ranks."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from trainer.evaluate.partial_answers import AnswerLog, PartialAnswers, Row
 from trainer.evaluate.predict import Answered, Asking, PredictError, answer_in_batches
 from trainer.evaluate.predict_inputs import PredictInputs, PredictJob, deciding_settings, read_inputs
 from trainer.evaluate.submission import write_submission
+from trainer.run_lock import locked
 
 T = TypeVar("T")
 
@@ -37,10 +39,25 @@ def run_job(job: PredictJob, ranks: Ranks | None = None) -> int:
         PredictError: model, data or settings that do not go together, everything wrong at once; or what stopped
             another rank.
         PartialError: kept answers of other settings.
+        LockedError: another process writes the same output.
         BadSample: a damaged shard.
     """
     inputs = read_inputs(job)
     partial = PartialAnswers(job.out)
+    with ExitStack() as held:
+        _on_main(ranks, lambda: _hold(partial, held))
+        rows = _answer_all(job, inputs, partial, ranks)
+    _on_main(ranks, partial.remove)
+    return rows
+
+
+def _hold(partial: PartialAnswers, held: ExitStack) -> None:
+    partial.directory.mkdir(parents=True, exist_ok=True)
+    held.enter_context(locked(partial.directory, _say, wait_s=0, setting="--out"))
+
+
+def _answer_all(job: PredictJob, inputs: PredictInputs, partial: PartialAnswers, ranks: Ranks | None) -> int:
+    """Answer what is open and write the output; returns its number of rows."""
     _on_main(ranks, lambda: partial.prepare(deciding_settings(job, inputs), restart=job.restart))
     done = partial.read()
     if ranks:
@@ -160,7 +177,7 @@ class _Answerer:
 
 
 def _finish(job: PredictJob, inputs: PredictInputs, partial: PartialAnswers) -> int:
-    """Put the rows into the order of the data, write them, and drop the kept ones."""
+    """Put the rows into the order of the data, and write them."""
     kept = partial.read()
     rows = [
         kept[f"{inputs.index.samples[position].key}_{place}"]
@@ -173,7 +190,6 @@ def _finish(job: PredictJob, inputs: PredictInputs, partial: PartialAnswers) -> 
         print(f"{job.out}: {num_cut} answers were cut at --max-new-tokens {job.max_new_tokens}", flush=True)
     if problem := unparsed_tags(str(row["answer"]) for row in rows):
         print(f"{job.out}: {problem}; `python -m trainer.evaluate lint` lists them", flush=True)
-    partial.remove()
     return len(rows)
 
 
@@ -190,6 +206,10 @@ def _rows(frame: RawFrame, order: Sequence[int], part: Answered, letters: Sequen
             row["option_letters"] = dict(letters[number])
         rows.append({**row, _CUT: True} if is_cut else row)
     return rows
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _on_main(ranks: Ranks | None, act: Callable[[], T]) -> T:

@@ -11,6 +11,7 @@ ROWS = [{"id": f"s_f_{number}", "question": "Is it?", "answer": "Yes.\u2028"} fo
 
 def test_rows_come_back_and_lines_that_are_none_are_passed_over(tmp_path):
     partial = PartialAnswers(tmp_path / "p.json")
+    partial.directory.mkdir()
     partial.prepare({"seed": 0}, restart=False)
     with AnswerLog(partial, rank=1) as log:
         log.append(ROWS[:2])
@@ -21,6 +22,7 @@ def test_rows_come_back_and_lines_that_are_none_are_passed_over(tmp_path):
 
 def test_a_rank_drops_its_own_cut_line_before_it_goes_on(tmp_path):
     partial = PartialAnswers(tmp_path / "p.json")
+    partial.directory.mkdir()
     partial.prepare({"seed": 0}, restart=False)
     (partial.directory / "rank-000.jsonl").write_bytes(json.dumps(ROWS[0]).encode() + b'\n{"id": "s_f_1", "que')
     with AnswerLog(partial, rank=0) as log:
@@ -30,6 +32,7 @@ def test_a_rank_drops_its_own_cut_line_before_it_goes_on(tmp_path):
 
 def test_other_or_spoilt_settings_are_refused_until_restarted(tmp_path):
     partial = PartialAnswers(tmp_path / "p.json")
+    partial.directory.mkdir()
     partial.prepare({"seed": 0}, restart=False)
     with pytest.raises(PartialError, match=r"seed: kept 0, now 1.*--restart"):
         partial.prepare({"seed": 1}, restart=False)

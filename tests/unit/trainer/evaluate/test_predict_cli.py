@@ -214,6 +214,26 @@ def test_kept_answers_of_other_settings_are_not_mixed_in(run_dir, shards, tmp_pa
     assert predict(*arguments, "--max-new-tokens", 4, "--restart") == 0
 
 
+def test_two_commands_do_not_write_one_file(run_dir, shards, tmp_path, capsys):
+    out = tmp_path / "p.json"
+    partial = tmp_path / "p.json.partial"
+    partial.mkdir()
+    hold = (
+        "import sys; from pathlib import Path; from trainer.run_lock import locked\n"
+        "with locked(Path(sys.argv[1]), print, setting='--out'): print('held', flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    arguments = ["--model", run_dir / "model", "--data", shards, "--out", out, "--max-new-tokens", 8]
+    with subprocess.Popen([sys.executable, "-c", hold, str(partial)], cwd=ROOT, **pipes) as other:
+        assert other.stdout.readline() == "held\n"
+        assert predict(*arguments) == 2
+        other.stdin.close()
+    assert f"--out: got {partial}, where process {other.pid} on " in capsys.readouterr().err
+    assert predict(*arguments) == 0
+    assert out.is_file()
+    assert not partial.exists()
+
+
 def test_two_ranks_write_what_one_process_writes(run_dir, tmp_path):
     frames = [tiny_frame(number, questions) for number, questions in enumerate((5, 3, 4, 1, 2))]
     write_shards(frames, tmp_path / "data", source="test", licence="none")
