@@ -99,9 +99,9 @@ def _add_synthetic(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--family", choices=tuple(SYNTHETIC_SOURCES), default="driving")
     parser.add_argument(
         "--form",
-        choices=("both", "test"),
+        choices=("both", "test", "positions"),
         default="both",
-        help="all questions (default), or the tagged test form alone",
+        help="all questions (default), the tagged test form alone, or of one view where each object in it is",
     )
     parser.add_argument("--city", choices=tuple(CITIES), default=DEFAULT_CITY, help="look (default: %(default)s)")
     parser.set_defaults(command=write_synthetic)

@@ -96,9 +96,10 @@ def write_synthetic(options: argparse.Namespace) -> None:
 def _make_synthetic(
     family: str, seed: int, build: Mapping[str, Any], view_size: tuple[int, int] | None, *, scenes: Sequence[int]
 ) -> Iterator[RawFrame]:
-    from data_shards.sources.synthetic import driving_frames, general_frames
+    from data_shards.sources.synthetic import driving_frames, general_frames, position_frames
 
-    make = {"driving": driving_frames, "general": general_frames}[family]
+    driving = position_frames if build.get("form") == "positions" else driving_frames
+    make = {"driving": driving, "general": general_frames}[family]
     sizes = {name: value for name, value in build.items() if name in ("frames_per_scene", "image_width", "city")}
     for scene in scenes:
         frames = make(seed=seed, scenes=range(scene, scene + 1), **sizes)

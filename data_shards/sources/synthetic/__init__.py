@@ -10,6 +10,7 @@ from data_shards.sources.synthetic.cities import DEFAULT_CITY
 from data_shards.sources.synthetic.driver import important_objects, seen_objects
 from data_shards.sources.synthetic.general import draw_picture, make_picture, picture_questions
 from data_shards.sources.synthetic.objects import Scene
+from data_shards.sources.synthetic.positions import position_infos, position_questions
 from data_shards.sources.synthetic.questions import key_object_infos, scene_questions
 from data_shards.sources.synthetic.render import render_scene
 from data_shards.sources.synthetic.world import advance, make_scene
@@ -50,6 +51,28 @@ def driving_frames(
                 images=render_scene(scene, rng, width=image_width, city=city),
                 questions=scene_questions(scene, rng),
                 objects=key_object_infos(important_objects(seen_objects(scene))),
+            )
+
+
+def position_frames(
+    *, seed: int, scenes: range, frames_per_scene: int, image_width: int, city: str = DEFAULT_CITY
+) -> Iterator[RawFrame]:
+    """Of each key frame one view that shows something, and where that is; arguments as for `driving_frames`."""
+    for number in scenes:
+        scene_id = _identifier("scene", seed, number)
+        for i, (scene, rng) in enumerate(scene_frames(seed, number, frames_per_scene)):
+            frame_id = _identifier("view", seed, number, i)
+            entries = seen_objects(scene)
+            camera = str(rng.choice([entry.camera for entry in entries]))
+            here = [entry for entry in entries if entry.camera == camera]
+            yield RawFrame(
+                key=f"{scene_id}_{frame_id}",
+                scene=scene_id,
+                frame=frame_id,
+                source="synthetic",
+                images=render_scene(scene, rng, width=image_width, city=city, cameras=[camera]),
+                questions=position_questions(here),
+                objects=position_infos(here),
             )
 
 

@@ -34,17 +34,16 @@ def scene_questions(scene: Scene, rng: np.random.Generator) -> tuple[Question, .
 
 
 def key_object_infos(seen: Sequence[SeenObject]) -> dict[str, dict[str, object]]:
-    """DriveLM's `key_object_infos` of the important objects: tag to category, status, description and pixel box.
+    """DriveLM's `key_object_infos` of the important objects, tag to `object_info`."""
+    return {entry.tag(number): object_info(entry) for number, entry in enumerate(seen, 1)}
 
-    Beside DriveLM's own fields `Distance`, metres from the ego vehicle.
-    """
+
+def object_info(entry: SeenObject) -> dict[str, object]:
+    """Category, status, description and pixel box as in DriveLM, and `Distance`, metres from the ego vehicle."""
     return {
-        entry.tag(number): {
-            "Category": entry.item.kind.category,
-            "Status": status_answer(entry).rstrip(".") if entry.item.kind.moves else None,
-            "Visual_description": f"{entry.name.capitalize()}.",
-            "2d_bbox": [round(float(value), 1) for value in entry.box],
-            "Distance": round(entry.item.distance, 1),
-        }
-        for number, entry in enumerate(seen, 1)
+        "Category": entry.item.kind.category,
+        "Status": status_answer(entry).rstrip(".") if entry.item.kind.moves else None,
+        "Visual_description": f"{entry.name.capitalize()}.",
+        "2d_bbox": [round(float(value), 1) for value in entry.box],
+        "Distance": round(entry.item.distance, 1),
     }

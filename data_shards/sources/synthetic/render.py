@@ -5,6 +5,7 @@ legs apart on a walking pedestrian, rain streaks, a dark sky at night.
 """
 
 import io
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -58,9 +59,15 @@ class _Canvas:
 
 
 def render_scene(
-    scene: Scene, rng: np.random.Generator, *, width: int = 1600, quality: int = 88, city: str = DEFAULT_CITY
+    scene: Scene,
+    rng: np.random.Generator,
+    *,
+    width: int = 1600,
+    quality: int = 88,
+    city: str = DEFAULT_CITY,
+    cameras: Sequence[str] = CAMERAS,
 ) -> dict[str, bytes]:
-    """Draw the six views.
+    """Draw the views.
 
     Args:
         scene: what to draw.
@@ -68,11 +75,12 @@ def render_scene(
         width: width of each image in pixels; the height follows at 16:9.
         quality: JPEG quality.
         city: one of `CITIES`, in whose colours it is drawn.
+        cameras: which of `CAMERAS`.
 
     Returns:
-        Camera name to JPEG bytes, in `CAMERAS` order.
+        Camera name to JPEG bytes, in the order of `cameras`.
     """
-    views = {name: _render_view(scene, RIG[name], rng, width, CITIES[city]) for name in CAMERAS}
+    views = {name: _render_view(scene, RIG[name], rng, width, CITIES[city]) for name in cameras}
     return {name: _encode(view, quality) for name, view in views.items()}
 
 

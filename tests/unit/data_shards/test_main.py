@@ -94,6 +94,10 @@ def test_the_synthetic_test_form_is_the_same_frames_with_their_tagged_questions_
         tagged = tuple(q for q in whole.questions if q.tags)
         assert 10 < len(tagged) < len(whole.questions)
         assert tested == replace(whole, questions=tagged)
+    assert synthetic(tmp_path / "where", *more, "--form", "positions") == 0
+    assert all(
+        q.question.startswith("Where is the ") for frame in frames_of(tmp_path / "where") for q in frame.questions
+    )
     assert synthetic(tmp_path / "x", *more, "--form", "test", "--family", "general") == 2
     assert "--form" in capsys.readouterr().err
 

@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 
 from data_shards.schema import CAMERAS
-from data_shards.sources.synthetic import driving_frames, general_frames, scene_frames
+from data_shards.sources.synthetic import driving_frames, general_frames, position_frames, scene_frames
 from data_shards.sources.synthetic.cameras import RIG
 from data_shards.sources.synthetic.cities import CITIES, DEFAULT_CITY
 from data_shards.sources.synthetic.describe import scene_cells
 from data_shards.sources.synthetic.driver import important_objects, is_in_path, right_driving, seen_objects
 from data_shards.sources.synthetic.objects import CLASSES, Scene, WorldObject, road_offset
+from data_shards.sources.synthetic.positions import position_questions
 from data_shards.sources.synthetic.questions import scene_questions
 from data_shards.sources.synthetic.render import render_scene
 from data_shards.sources.synthetic.visibility import hidden_share, main_camera, object_box, shown_share, visible_faces
@@ -333,3 +334,27 @@ def test_another_city_looks_otherwise_and_has_the_same_scenes(frames, city):
     assert elsewhere.objects == frames[0].objects
     for name, image in elsewhere.images.items():
         assert (abs(pixels(image) - pixels(frames[0].images[name])).sum(-1) > 40).mean() > 0.2
+
+
+def test_a_position_is_asked_of_every_object_in_a_view_and_answered_by_its_tag():
+    asked = list(position_frames(seed=3, scenes=range(40), frames_per_scene=1, image_width=160))
+    for number, frame in enumerate(asked):
+        (camera,) = frame.images
+        entries = [entry for entry in seen_objects(next(scene_frames(3, number, 1))[0]) if entry.camera == camera]
+        assert len(frame.questions) == len({entry.name for entry in entries}) >= 1
+        for question in frame.questions:
+            _, named, x, y = TAG.fullmatch(question.answer.rstrip(".")).groups()
+            found = [entry for entry in entries if f"{entry.name} to the {entry.direction} of" in question.question]
+            assert named == camera
+            assert f"{found[0].centre[0]:.1f} {found[0].centre[1]:.1f}" == f"{x} {y}"
+            assert question.tags == (3,)
+            assert frame.objects[question.answer.rstrip(".")]["Distance"] == round(found[0].item.distance, 1)
+    assert len({camera for frame in asked for camera in frame.images}) > 3
+
+
+def test_of_two_alike_in_a_view_the_position_of_the_leftmost_is_asked():
+    scene = Scene(road="straight", weather="sunny", objects=(car((12.0, -2.0)), car((12.0, 3.0))))
+    seen = seen_objects(scene)
+    (question,) = position_questions(seen)
+    assert question.question == "Where is the leftmost red car to the front of the ego vehicle?"
+    assert float(TAG.match(question.answer)[3]) < 800 < seen[1].centre[0]
