@@ -64,8 +64,20 @@ def answer(model: Path, shards: Path, out: Path) -> Path:
     return out
 
 
-def make_world(data: Path, *, scenes: int, held_out: int, seed: int, general_images: int = 0) -> None:
-    """Driving shards `train` and `val` of two frames a scene, `references.json`, and `general` where asked for.
+def make_world(
+    data: Path,
+    *,
+    scenes: int,
+    held_out: int,
+    seed: int,
+    frames_per_scene: int = 2,
+    form: str = "both",
+    general_images: int = 0,
+) -> None:
+    """Driving shards `train` and `val`, `references.json` of `val`, and `general` where asked for.
+
+    Args:
+        form: of the questions, as `data_shards synthetic --form` takes it.
 
     Raises:
         StepError: one of the commands failed.
@@ -73,13 +85,23 @@ def make_world(data: Path, *, scenes: int, held_out: int, seed: int, general_ima
     log = data / "data.log"
     make = ["-m", "data_shards", "synthetic", "--seed", seed, "--out"]
     if not (data / "driving" / "val" / "dataset.json").is_file():
-        sizes = ["--scenes", scenes + held_out, "--frames-per-scene", 2, "--image-width", 400]
-        execute([*make, data / "driving", *sizes, "--val-fraction", f"{held_out / (scenes + held_out):.6f}"], log)
+        sizes = ["--scenes", scenes + held_out, "--frames-per-scene", frames_per_scene, "--image-width", 400]
+        split = ["--form", form, "--val-fraction", f"{held_out / (scenes + held_out):.6f}"]
+        execute([*make, data / "driving", *sizes, *split], log)
     if general_images and not (data / "general" / "dataset.json").is_file():
         sizes = ["--scenes", general_images, "--frames-per-scene", 1, "--image-width", 224]
         execute([*make, data / "general", "--family", "general", *sizes], log)
-    if not (data / "references.json").is_file():
-        execute(["-m", "data_shards", "references", data / "driving" / "val", "--out", data / "references.json"], log)
+    make_references(data / "driving" / "val", data / "references.json", log)
+
+
+def make_references(shards: Path, out: Path, log: Path) -> None:
+    """The questions and answers of shards in DriveLM's test form; nothing is done where they are there already.
+
+    Raises:
+        StepError: `data_shards references` failed.
+    """
+    if not out.is_file():
+        execute(["-m", "data_shards", "references", shards, "--out", out], log)
 
 
 def execute(arguments: Sequence[Any], log: Path) -> None:

@@ -6,20 +6,22 @@ import pytest
 
 from benchmarks import centre_points as benchmark
 
-OBJECTS = "What are the important objects in the current scene? Those objects will be considered."
-REFERENCE = (
-    "There is a red car to the front of the ego vehicle. The IDs of these objects are <c1,CAM_FRONT,800.0,450.0>."
-)
+WHERE = "Where is the red car to the front of the ego vehicle?"
+REFERENCE = "<c1,CAM_FRONT,800.0,450.0>."
 
 
-def references():
-    questions = {"perception": [{"Q": OBJECTS, "A": REFERENCE, "tag": [2]}]}
-    infos = {"<c1,CAM_FRONT,800.0,450.0>": {"Distance": 12.0}}
-    return {"s": {"key_frames": {"f": {"QA": questions, "key_object_infos": infos}}}}
+def references(*answers):
+    """One scene an answer; one scene with REFERENCE where there is none."""
+    scenes = {}
+    for number, answer in enumerate(answers or [REFERENCE]):
+        questions = {"perception": [{"Q": WHERE, "A": answer, "tag": [3]}]}
+        infos = {answer.rstrip("."): {"Distance": 12.0}}
+        scenes[f"s{number}"] = {"key_frames": {"f": {"QA": questions, "key_object_infos": infos}}}
+    return scenes
 
 
 def rows(answer):
-    return [{"id": "s_f_0", "question": OBJECTS, "answer": answer}]
+    return [{"id": "s0_f_0", "question": WHERE, "answer": answer}]
 
 
 @pytest.fixture
@@ -31,6 +33,10 @@ def pretended(monkeypatch, tmp_path):
         data.mkdir(parents=True, exist_ok=True)
         (data / "references.json").write_text(json.dumps(references()))
 
+    def make_references(shards, out, log):
+        answers = [f"<c1,CAM_FRONT,{x}.0,450.0>." for x in (700, 900, 910)]
+        out.write_text(json.dumps(references(*answers)))
+
     def train(stage, run_dir, settings):
         done.append([stage, *settings])
         run_dir.mkdir(parents=True)
@@ -41,7 +47,7 @@ def pretended(monkeypatch, tmp_path):
         out.write_text(json.dumps(rows(REFERENCE.replace("800.0", str(x)))))
         return out
 
-    for replacement in (make_world, train, answer):
+    for replacement in (make_world, make_references, train, answer):
         monkeypatch.setattr(benchmark, replacement.__name__, replacement)
     return done
 
@@ -54,8 +60,9 @@ def test_every_combination_is_trained_once_and_the_best_way_comes_first(pretende
     assert all("coordinate_weight=4.0" in command for command in pretended)
     assert sum("data.coordinates={space: canvas, decimals: 0}" in command for command in pretended) == 2
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-2].startswith("| canvas.0 weight 4 | 3.0 (0.0) |")
-    assert lines[-1].startswith("| pixels.1 weight 4 | 40.0 (0.0) |")
+    assert lines[-3].startswith("| canvas.0 weight 4 | 3.0 (0.0) |")
+    assert lines[-2].startswith("| pixels.1 weight 4 | 40.0 (0.0) |")
+    assert lines[-1].startswith("| no view seen | 100.0 |")
     results = json.loads((tmp_path / "results.json").read_text())
     assert {row["within"] for row in results.values()} == {0.0, 1.0}
     assert results["canvas.0-w4-s2"]["by_distance"]["10-15 m"]["points"] == 1
@@ -67,7 +74,14 @@ def test_a_format_that_cannot_be_is_refused(name):
         benchmark.parse_format(name)
 
 
+def test_without_a_view_each_camera_gets_the_median_of_its_points():
+    train = references(*(f"<c1,CAM_FRONT,{x}.0,{y}.0>." for x, y in ((100, 40), (200, 10), (900, 20))))
+    assert [row["answer"] for row in benchmark.answers_without_views(train, references())] == [
+        "<c1,CAM_FRONT,200.0,20.0>."
+    ]
+
+
 def test_an_answer_without_a_point_has_no_error_and_is_told_apart():
     row = benchmark.measure(references(), rows("Nothing."))
-    assert (row["median"], row["within"], row["paired"]) == (None, 0.0, 0.0)
+    assert (row["median"], row["within"], row["match_f1"]) == (None, 0.0, 0.0)
     assert "| way | – |" in benchmark.table({"a": {"way": "way", **row}})
