@@ -48,7 +48,7 @@ def train(stage: str, run_dir: Path, settings: Sequence[str]) -> Path:
     if not ((run_dir / "summary.json").is_file() and model.is_dir()):
         files = ["--ds_config", "ds_configs/cpu_zero3.json", "--recipe", f"trainer/recipes/demo_{stage}.yaml"]
         own = [f"run_dir={run_dir}", "image_log_every=0", "data.workers=1", *ONE_RANK[stage]]
-        execute(["trainer/run.py", *files, *own, *settings], run_dir.with_suffix(".log"))
+        execute(["trainer/run.py", *files, *own, *settings], run_dir.with_name(f"{run_dir.name}.log"))
     return model
 
 

@@ -178,8 +178,9 @@ def _end_of_step(run: Run, monitor: Monitor, state: TrainState, rates: dict[str,
     if save or last or values or _due(state.step, run.recipe.log_every):
         state = monitor.flush(state, rates, values)
     state = replace(state, seconds=time.monotonic() - began)
-    if save or (score is not None and run.checkpoints.is_best(state.step, score)):
+    if save or score is not None:
         monitor.beat("saving a checkpoint")
+    if save or (score is not None and run.checkpoints.is_best(state.step, score)):
         run.checkpoints.save(run.engine, state, score)
     run.logger.step_done(state.step)
     return state

@@ -17,7 +17,7 @@ def executed(monkeypatch):
         words = [str(word) for word in arguments]
         done.append(words)
         if "trainer/run.py" in words:
-            run_dir = log.with_suffix("")
+            run_dir = log.with_name(log.name.removesuffix(".log"))
             (run_dir / "model").mkdir(parents=True)
             (run_dir / "summary.json").write_text("{}")
         else:
@@ -30,7 +30,7 @@ def executed(monkeypatch):
 
 def test_a_stage_and_its_answers_are_made_once(executed, tmp_path):
     for _ in range(2):
-        model = students.train("align", tmp_path / "run", ["steps=2"])
+        model = students.train("align", tmp_path / "view.0", ["steps=2"])
         students.answer(model, tmp_path / "val", tmp_path / "answers.json")
     assert len(executed) == 2
     assert executed[0][-1] == "steps=2"
