@@ -23,7 +23,16 @@ def test_replies_are_read_as_the_original_reads_them_and_others_are_told():
 
 
 @pytest.mark.parametrize(
-    ("reply", "rating"), [("Score: 62", 62.0), ("62/100", 62.0), ("", 0.0), ("1000 points", 100.0)]
+    ("reply", "rating"),
+    [
+        ("Score: 62", 62.0),
+        ("62/100", 62.0),
+        ("", 0.0),
+        ("1000 points", 100.0),
+        ("Rating (0-100): 85", 85.0),
+        ("on a scale of 0 to 100 I say 70.5", 70.5),
+        ("80 - 90", 80.0),
+    ],
 )
 def test_the_first_number_of_a_wordy_reply_counts(reply, rating):
     assert parse_reply(reply) == (rating, False)
