@@ -90,7 +90,8 @@ class DataSection:
         cache_gib: GiB of frames kept of each such dataset; 0 for none.
         template: chat template.
         system: system message; empty for none.
-        coordinates: how the points of questions and answers are written for the model.
+        coordinates: how the points of questions and answers are written for the model; one that was trained before has
+            to be asked in its own form.
     """
 
     datasets: tuple[DatasetSection, ...]

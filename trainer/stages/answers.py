@@ -23,7 +23,7 @@ from trainer.dist import compute_device
 from trainer.recipe import Recipe
 from trainer.stages.base import Metrics
 from trainer.stages.frozen import FrozenPart
-from trainer.stages.sources import StageError, model_directory, tokenizer_from
+from trainer.stages.sources import StageError, model_directory, points_note, tokenizer_from
 from trainer.stages.towers import TowerShape
 from trainer.stages.vlm import chat_template
 from trainer.utilisation import ATTENTION_PASSES, TrainFlops, computed_pairs, visible_pairs
@@ -76,6 +76,7 @@ class AnswerTerm:
             loss_weight=recipe.loss_weight,
             coordinate_weight=recipe.coordinate_weight,
         )
+        self._points = points_note("model.teacher_vlm", str(directory), recipe.data.coordinates)
         self._attention = choose_backend(
             recipe.model.attention, compute_device(), dtype, vlm.model.model.language_model.config.head_dim
         )
@@ -89,7 +90,7 @@ class AnswerTerm:
 
     def notes(self) -> tuple[str, ...]:
         """What was chosen for this machine."""
-        return (self._attention.announcement,)
+        return (self._attention.announcement, *self._points)
 
     def cost(self, tile: float) -> CostModel:
         """What packs cost, where a tile costs `tile` FLOPs of both towers."""

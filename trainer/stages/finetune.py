@@ -6,7 +6,7 @@ import torch
 
 from models.presets import VLM_PRESETS
 from trainer.recipe import Recipe
-from trainer.stages.sources import model_directory, tokenizer_from, vlm_from
+from trainer.stages.sources import model_directory, points_note, tokenizer_from, vlm_from
 from trainer.stages.towers import set_drop_path
 from trainer.stages.vlm import VlmStage
 
@@ -29,7 +29,8 @@ class FinetuneStage(VlmStage):
         generator = torch.Generator().manual_seed(recipe.seed)
         blank = vlm_from("model.vlm", directory, tokenizer, generator, init.projector)
         self._drop_path = set_drop_path(blank.model.model.vision_tower, init.drop_path)
+        self._points = points_note("model.vlm", directory, recipe.data.coordinates)
         super().__init__(recipe, blank, tokenizer, dtype, frozen={})
 
     def notes(self) -> tuple[str, ...]:
-        return (*super().notes(), *self._drop_path)
+        return (*super().notes(), *self._drop_path, *self._points)

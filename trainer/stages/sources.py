@@ -12,16 +12,46 @@ from transformers import (
 )
 
 from data_shards.chat import IMAGE_TOKEN
+from data_shards.coords import CoordinateFormat
 from data_shards.tokenizer import APPENDED_SPECIALS, TokenizerError, load_tokenizer
 from models.blanks import drawn_language, drawn_vision, drawn_vlm, stored_language, stored_vision, stored_vlm
 from models.loading import Blank
 from models.presets import TEXT_PRESETS, VISION_PRESETS, VLM_PRESETS, text_config, vision_config, vlm_preset
+from trainer.config import ConfigError
+from trainer.preprocessing import PREPROCESSING_FILE, PreprocessingError, read_preprocessing
 
 FORMER_STAGE: Mapping[str, str] = {"model.vision": "distill", "model.vlm": "align"}
 
 
 class StageError(ValueError):
     """A stage that cannot start; the message names recipe field, got, and the command that helps."""
+
+
+def points_note(field: str, model: str, coordinates: CoordinateFormat) -> tuple[str, ...]:
+    """What to announce where a model learnt points in another form than this run writes them in; empty otherwise.
+
+    Args:
+        field: recipe field that names the model.
+        model: its directory, or a preset.
+        coordinates: of this run.
+    """
+    directory = Path(model)
+    if not (directory / PREPROCESSING_FILE).is_file() and not (directory.parent / "recipe.yaml").is_file():
+        return ()
+    try:
+        own = read_preprocessing(directory).coordinates
+    except (PreprocessingError, ConfigError) as error:
+        return (f"data.coordinates: in which form {field} {model} learnt points cannot be told: {error}",)
+    if own == coordinates:
+        return ()
+    return (
+        f"data.coordinates: {field} {model} learnt points as {_written(own)}, this run writes {_written(coordinates)}; "
+        "where it shall not learn them anew, give its own",
+    )
+
+
+def _written(coordinates: CoordinateFormat) -> str:
+    return f"{{space: {coordinates.space}, decimals: {coordinates.decimals}}}"
 
 
 def vision_from(field: str, name: str, generator: torch.Generator) -> Blank[InternVLVisionModel]:

@@ -14,6 +14,7 @@ from trainer.preprocessing import (
     read_preprocessing,
     write_preprocessing,
 )
+from trainer.stages.sources import points_note
 
 CANVAS = CoordinateFormat(space="canvas", decimals=0)
 VIEW = ViewLayout(tile_size=112, max_tiles=1, thumbnail=False)
@@ -48,6 +49,20 @@ def test_the_coordinates_of_a_run_come_from_its_recipe(tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (tmp_path / "model").mkdir()
     assert read_preprocessing(tmp_path / "model").coordinates == CANVAS
+
+
+def test_a_model_that_learnt_points_otherwise_is_announced(tmp_path):
+    model = tmp_path / "run" / "model"
+    model.mkdir(parents=True)
+    assert points_note("model.vlm", "drivlm-2b", DRIVELM) == points_note("model.vlm", str(model), DRIVELM) == ()
+    write_preprocessing(Preprocessing(view=VIEW, coordinates=CANVAS), model)
+    assert points_note("model.vlm", str(model), CANVAS) == ()
+    (note,) = points_note("model.vlm", str(model), DRIVELM)
+    assert f"model.vlm {model} learnt points as {{space: canvas, decimals: 0}}, this run writes {{space: pixels" in note
+    (model / "preprocessing.json").unlink()
+    (model.parent / "recipe.yaml").write_text("stage: nonsense\n")
+    (note,) = points_note("model.vlm", str(model), DRIVELM)
+    assert "cannot be told" in note
 
 
 @pytest.mark.parametrize("coordinates", [{"space": "world"}, {"decimals": -1}, {"x": 1}, 5])
