@@ -80,8 +80,8 @@ def main(arguments: Sequence[str]) -> int:
         for weight in options.weights
         for name in options.formats
     ]
-    answers = side_by_side(options.jobs, lambda variant: _answers(variant, options, data), variants)
     blind = answers_without_views(read_references(data / "train.json"), references)
+    answers = side_by_side(options.jobs, lambda variant: _answers(variant, options, data), variants)
     results = {WITHOUT_VIEWS: {"way": WITHOUT_VIEWS, **measure(references, blind)}}
     for variant, own in zip(variants, answers, strict=True):
         results[variant.directory] = {"way": variant.way, **measure(references, read_submission(own))}

@@ -1,5 +1,6 @@
 """Stages of the demo's recipes with other settings in, models and answers out: a process each, several side by side."""
 
+import json
 import os
 import subprocess
 import sys
@@ -84,7 +85,10 @@ def make_world(
     """
     log = data / "data.log"
     make = ["-m", "data_shards", "synthetic", "--seed", seed, "--out"]
-    if not (data / "driving" / "val" / "dataset.json").is_file():
+    dataset = data / "driving" / "val" / "dataset.json"
+    if dataset.is_file() and (found := json.loads(dataset.read_text())["build"].get("form")) != form:
+        raise StepError(f"{dataset}: got questions of form {found}, expected {form}; give another directory")
+    if not dataset.is_file():
         sizes = ["--scenes", scenes + held_out, "--frames-per-scene", frames_per_scene, "--image-width", 400]
         split = ["--form", form, "--val-fraction", f"{held_out / (scenes + held_out):.6f}"]
         execute([*make, data / "driving", *sizes, *split], log)

@@ -104,7 +104,10 @@ class Checkpoints:
         )
 
     def is_best(self, step: int, score: float) -> bool:
-        """Whether no whole checkpoint up to this step has so high a score; waits for one that is under way."""
+        """Whether no checkpoint of an earlier step has so high a score; waits for one that is under way.
+
+        True where they cannot be read: what is wrong shows when this one is saved.
+        """
         self.finish()
         return self.ranks.on_main(lambda: self._is_best(step, score))
 
@@ -183,7 +186,10 @@ class Checkpoints:
         return [path for path in checkpoints_in(self.root) if step_of(path) <= step]
 
     def _is_best(self, step: int, score: float) -> bool:
-        return all(score > other for path in self._past(step) if (other := score_of(path)) is not None)
+        try:
+            return all(score > other for path in self._past(step - 1) if (other := score_of(path)) is not None)
+        except OSError:
+            return True
 
     def _tidy(self, step: int) -> None:
         """Name the newest and the best, drop the others; newer ones belong to a past that this run went back behind."""

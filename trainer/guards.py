@@ -20,7 +20,6 @@ from trainer.state import HISTORY, TrainState
 
 SKIPPED_FILE = "skipped.jsonl"
 SPIKES_FILE = "spikes.jsonl"
-"""Losses that a new one is compared with."""
 _ENOUGH = 20
 _SPREADS = 8.0
 _SHOWN = 6

@@ -37,25 +37,48 @@ def locked(
     Raises:
         LockedError: another process holds it all that time, or the file cannot be made.
     """
+    while True:
+        with _opened(directory, setting) as file:
+            _take(file, directory, say, wait_s, setting)
+            if _is_in_place(file, directory):
+                _sign(file)
+                yield
+                return
+
+
+def take_away(directory: Path) -> None:
+    """Remove the lock file while it is held: who waits for it makes a new one."""
+    (directory / LOCK_FILE).unlink(missing_ok=True)
+
+
+def _opened(directory: Path, setting: str) -> IO[str]:
     try:
-        file = (directory / LOCK_FILE).open("a+", encoding="utf-8")
+        return (directory / LOCK_FILE).open("a+", encoding="utf-8")
     except OSError as error:
         raise LockedError(
             f"{setting}: got {directory}, which cannot be written ({error.strerror}); make room, or give another one"
         ) from error
-    with file:
-        end, told = time.monotonic() + wait_s, False
-        while not (held := _try(file, say)) and time.monotonic() < end:
-            if not told:
-                say(f"{directory} is held by {_holder(file)}; waiting up to {wait_s:.0f} s for it to end")
-            told = True
-            time.sleep(_PAUSE_S)
-        if not held:
-            raise LockedError(
-                f"{setting}: got {directory}, where {_holder(file)} is at work; wait for it, or give another {setting}"
-            )
-        _sign(file)
-        yield
+
+
+def _take(file: IO[str], directory: Path, say: Callable[[str], None], wait_s: float, setting: str) -> None:
+    end, told = time.monotonic() + wait_s, False
+    while not (held := _try(file, say)) and time.monotonic() < end:
+        if not told:
+            say(f"{directory} is held by {_holder(file)}; waiting up to {wait_s:.0f} s for it to end")
+        told = True
+        time.sleep(_PAUSE_S)
+    if not held:
+        raise LockedError(
+            f"{setting}: got {directory}, where {_holder(file)} is at work; wait for it, or give another {setting}"
+        )
+
+
+def _is_in_place(file: IO[str], directory: Path) -> bool:
+    """Whether the file is the directory's still: whoever held it may have taken it away."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), (directory / LOCK_FILE).stat())
+    except FileNotFoundError:
+        return False
 
 
 def _try(file: IO[str], say: Callable[[str], None]) -> bool:

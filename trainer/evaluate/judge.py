@@ -14,7 +14,7 @@ from trainer.evaluate.judge_remote import DEFAULT_PROMPT, Ask, RemoteJudge, Repl
 
 _ENDPOINT = re.compile(r"(.+)@(https?://[^\s@]+)")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_RANGE = re.compile(rf"{_NUMBER.pattern}\s*(?:-|–|to)\s*{_NUMBER.pattern}")
+_SCALE = re.compile(r"\b[01]\s*(?:-|–|to|and)\s*100\b")
 
 
 class JudgeError(ValueError):
@@ -157,14 +157,14 @@ def _is_address(url: str) -> bool:
 def parse_reply(reply: str) -> tuple[float, bool]:
     """The rating in a reply, in 0..100, and whether the reply was plainly such a number.
 
-    The original evaluation fails on other text. Here its first number counts, at most as 100; a range such as 0-100
-    does only where there is no other, and without a number the rating is 0. What lies outside of 0..100 counts as the
-    nearer end.
+    The original evaluation fails on other text. Here its first number counts, at most as 100; the scale itself
+    (0-100) only where there is no other, and without a number the rating is 0. What lies outside of 0..100 counts as
+    the nearer end.
     """
     try:
         rating = float(reply)
     except ValueError:
-        found = _NUMBER.search(_RANGE.sub(" ", reply)) or _NUMBER.search(reply)
+        found = _NUMBER.search(_SCALE.sub(" ", reply)) or _NUMBER.search(reply)
         return (min(float(found[0]), 100.0) if found else 0.0), False
     if not math.isfinite(rating):
         return 0.0, False

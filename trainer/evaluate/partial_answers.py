@@ -3,9 +3,9 @@
 `OUT.partial/` holds `settings.json` and a `rank-NNN.jsonl` for each rank; one line is one submission row.
 """
 
+import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -40,8 +40,7 @@ class PartialAnswers:
         """
         file = self.directory / _SETTINGS
         if restart:
-            for kept in (file, *self.directory.glob("rank-*.jsonl")):
-                kept.unlink(missing_ok=True)
+            self.drop()
         if not file.is_file():
             write_atomically(file, (json.dumps(settings, indent=2) + "\n").encode())
             return
@@ -69,8 +68,14 @@ class PartialAnswers:
         return rows
 
     def remove(self) -> None:
-        """Drop everything kept."""
-        shutil.rmtree(self.directory)
+        """Take the directory away, unless another command is at work in it again."""
+        with contextlib.suppress(OSError):
+            self.directory.rmdir()
+
+    def drop(self) -> None:
+        """Take away everything kept; the directory stays."""
+        for kept in (self.directory / _SETTINGS, *self.directory.glob("rank-*.jsonl")):
+            kept.unlink(missing_ok=True)
 
 
 class AnswerLog:

@@ -19,7 +19,7 @@ from trainer.evaluate.partial_answers import AnswerLog, PartialAnswers, Row
 from trainer.evaluate.predict import Answered, Asking, PredictError, answer_in_batches
 from trainer.evaluate.predict_inputs import PredictInputs, PredictJob, deciding_settings, read_inputs
 from trainer.evaluate.submission import write_submission
-from trainer.run_lock import locked
+from trainer.run_lock import locked, take_away
 
 T = TypeVar("T")
 
@@ -47,6 +47,7 @@ def run_job(job: PredictJob, ranks: Ranks | None = None) -> int:
     with ExitStack() as held:
         _on_main(ranks, lambda: _hold(partial, held))
         rows = _answer_all(job, inputs, partial, ranks)
+        _on_main(ranks, lambda: _clear(partial))
     _on_main(ranks, partial.remove)
     return rows
 
@@ -54,6 +55,11 @@ def run_job(job: PredictJob, ranks: Ranks | None = None) -> int:
 def _hold(partial: PartialAnswers, held: ExitStack) -> None:
     partial.directory.mkdir(parents=True, exist_ok=True)
     held.enter_context(locked(partial.directory, _say, wait_s=0, setting="--out"))
+
+
+def _clear(partial: PartialAnswers) -> None:
+    partial.drop()
+    take_away(partial.directory)
 
 
 def _answer_all(job: PredictJob, inputs: PredictInputs, partial: PartialAnswers, ranks: Ranks | None) -> int:

@@ -36,6 +36,8 @@ def points_note(field: str, model: str, coordinates: CoordinateFormat) -> tuple[
         coordinates: of this run.
     """
     directory = Path(model)
+    if not directory.is_dir():
+        return ()
     if not (directory / PREPROCESSING_FILE).is_file() and not (directory.parent / "recipe.yaml").is_file():
         return ()
     try:
@@ -46,7 +48,7 @@ def points_note(field: str, model: str, coordinates: CoordinateFormat) -> tuple[
         return ()
     return (
         f"data.coordinates: {field} {model} learnt points as {_written(own)}, this run writes {_written(coordinates)}; "
-        "where it shall not learn them anew, give its own",
+        "give its own where it is frozen or shall not learn them anew",
     )
 
 

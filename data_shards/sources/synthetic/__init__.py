@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_shards.schema import RawFrame
+from data_shards.schema import CAMERAS, RawFrame
 from data_shards.sources.synthetic.cities import DEFAULT_CITY
 from data_shards.sources.synthetic.driver import important_objects, seen_objects
 from data_shards.sources.synthetic.general import draw_picture, make_picture, picture_questions
@@ -62,17 +62,16 @@ def position_frames(
         scene_id = _identifier("scene", seed, number)
         for i, (scene, rng) in enumerate(scene_frames(seed, number, frames_per_scene)):
             frame_id = _identifier("view", seed, number, i)
-            entries = seen_objects(scene)
-            camera = str(rng.choice([entry.camera for entry in entries]))
-            here = [entry for entry in entries if entry.camera == camera]
+            asked = {camera: position_questions(scene, camera) for camera in CAMERAS}
+            camera = str(rng.choice([camera for camera, questions in asked.items() for _ in questions]))
             yield RawFrame(
                 key=f"{scene_id}_{frame_id}",
                 scene=scene_id,
                 frame=frame_id,
                 source="synthetic",
                 images=render_scene(scene, rng, width=image_width, city=city, cameras=[camera]),
-                questions=position_questions(here),
-                objects=position_infos(here),
+                questions=asked[camera],
+                objects=position_infos([entry for entry in seen_objects(scene) if entry.camera == camera]),
             )
 
 

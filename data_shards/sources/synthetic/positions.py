@@ -1,32 +1,34 @@
-"""What a view shows in, questions for the point of each object out: a probe of how well a model places what it sees."""
+"""A view in, questions for the points of its objects out: a probe of how well a model places what it sees."""
 
 from collections.abc import Sequence
 
 from data_shards.schema import Question
-from data_shards.sources.synthetic.driver import SeenObject
+from data_shards.sources.synthetic.driver import DIRECTIONS, SeenObject, objects_in_view, seen_objects
+from data_shards.sources.synthetic.objects import Scene, WorldObject
 from data_shards.sources.synthetic.questions import object_info
 from data_shards.sources.synthetic.wording import ask
 
 _NUMBER = 1  # every answer names one object
 
 
-def position_questions(seen: Sequence[SeenObject]) -> tuple[Question, ...]:
-    """Where each object is; its tag is the answer, which tag 3 scores. Of several of one name it is the leftmost.
+def position_questions(scene: Scene, camera: str) -> tuple[Question, ...]:
+    """Where the objects of a view are; an object's tag is the answer, which tag 3 scores.
 
-    Args:
-        seen: objects of one view from left to right, as `seen_objects` gives them.
+    Of several of one name the leftmost is asked for. One that lies mainly in the next view is asked for there.
     """
-    called: dict[str, list[SeenObject]] = {}
-    for entry in seen:
-        called.setdefault(entry.name, []).append(entry)
+    here = {entry.item: entry for entry in seen_objects(scene) if entry.camera == camera}
+    called: dict[str, list[WorldObject]] = {}
+    for item in objects_in_view(scene, camera):
+        called.setdefault(item.name, []).append(item)
     return tuple(
         ask(
             "perception",
-            f"Where is the {'leftmost ' if len(same) > 1 else ''}{name} to the {same[0].direction} of the ego vehicle?",
-            f"{same[0].tag(_NUMBER)}.",
+            f"Where is the {'leftmost ' * (len(same) > 1)}{name} to the {DIRECTIONS[camera]} of the ego vehicle?",
+            f"{here[same[0]].tag(_NUMBER)}.",
             3,
         )
         for name, same in called.items()
+        if same[0] in here
     )
 
 

@@ -43,6 +43,14 @@ def test_an_interrupted_stage_is_started_again(executed, tmp_path):
     assert len(executed) == 1
 
 
+def test_a_world_of_other_questions_is_not_taken(executed, tmp_path):
+    (tmp_path / "driving" / "val").mkdir(parents=True)
+    (tmp_path / "driving" / "val" / "dataset.json").write_text('{"build": {"form": "both"}}')
+    with pytest.raises(students.StepError, match="got questions of form both, expected positions"):
+        students.make_world(tmp_path, scenes=4, held_out=2, seed=1, form="positions")
+    assert not executed
+
+
 def test_tasks_run_side_by_side_and_come_back_in_their_order():
     meeting = threading.Barrier(2, timeout=20)
 

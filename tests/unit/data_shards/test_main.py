@@ -95,9 +95,9 @@ def test_the_synthetic_test_form_is_the_same_frames_with_their_tagged_questions_
         assert 10 < len(tagged) < len(whole.questions)
         assert tested == replace(whole, questions=tagged)
     assert synthetic(tmp_path / "where", *more, "--form", "positions") == 0
-    assert all(
-        q.question.startswith("Where is the ") for frame in frames_of(tmp_path / "where") for q in frame.questions
-    )
+    asked = frames_of(tmp_path / "where")
+    assert [len(frame.images) for frame in asked] == [1] * len(frames_of(tmp_path / "both"))
+    assert all(question.question.startswith("Where is the ") for frame in asked for question in frame.questions)
     assert synthetic(tmp_path / "x", *more, "--form", "test", "--family", "general") == 2
     assert "--form" in capsys.readouterr().err
 

@@ -336,25 +336,39 @@ def test_another_city_looks_otherwise_and_has_the_same_scenes(frames, city):
         assert (abs(pixels(image) - pixels(frames[0].images[name])).sum(-1) > 40).mean() > 0.2
 
 
-def test_a_position_is_asked_of_every_object_in_a_view_and_answered_by_its_tag():
+def test_a_position_is_asked_of_every_object_that_lies_in_the_view_and_answered_by_its_tag():
     asked = list(position_frames(seed=3, scenes=range(40), frames_per_scene=1, image_width=160))
     for number, frame in enumerate(asked):
         (camera,) = frame.images
-        entries = [entry for entry in seen_objects(next(scene_frames(3, number, 1))[0]) if entry.camera == camera]
-        assert len(frame.questions) == len({entry.name for entry in entries}) >= 1
+        scene, _ = next(scene_frames(3, number, 1))
+        expected = {leftmost.name: leftmost for leftmost in shown(scene, camera) if main_camera(leftmost) == camera}
+        assert len(frame.questions) == len(expected) >= 1
         for question in frame.questions:
             _, named, x, y = TAG.fullmatch(question.answer.rstrip(".")).groups()
-            found = [entry for entry in entries if f"{entry.name} to the {entry.direction} of" in question.question]
-            assert named == camera
-            assert f"{found[0].centre[0]:.1f} {found[0].centre[1]:.1f}" == f"{x} {y}"
+            (item,) = [item for name, item in expected.items() if f" {name} to the " in question.question]
+            u, v = RIG[camera].project_point(item.centre)
+            assert (named, x, y) == (camera, f"{u:.1f}", f"{v:.1f}")
             assert question.tags == (3,)
-            assert frame.objects[question.answer.rstrip(".")]["Distance"] == round(found[0].item.distance, 1)
+            assert frame.objects[question.answer.rstrip(".")]["Distance"] == round(item.distance, 1)
     assert len({camera for frame in asked for camera in frame.images}) > 3
 
 
-def test_of_two_alike_in_a_view_the_position_of_the_leftmost_is_asked():
+def shown(scene, camera):
+    """The leftmost of each name that has a box in the view."""
+    boxes = [(object_box(item, RIG[camera]), item) for item in scene.objects]
+    found = sorted(((box[0] + box[2], item) for box, item in boxes if box is not None), key=lambda pair: -pair[0])
+    return {item.name: item for _, item in found}.values()
+
+
+def test_of_two_alike_in_a_view_the_position_of_the_leftmost_is_asked_and_at_a_border_in_its_own_view():
     scene = Scene(road="straight", weather="sunny", objects=(car((12.0, -2.0)), car((12.0, 3.0))))
-    seen = seen_objects(scene)
-    (question,) = position_questions(seen)
+    (question,) = position_questions(scene, "CAM_FRONT")
     assert question.question == "Where is the leftmost red car to the front of the ego vehicle?"
-    assert float(TAG.match(question.answer)[3]) < 800 < seen[1].centre[0]
+    assert float(TAG.match(question.answer)[3]) < 800
+    bearing = np.radians(29.0)
+    border = car((12 * np.cos(bearing), 12 * np.sin(bearing)))
+    assert main_camera(border) == "CAM_FRONT_LEFT"
+    assert object_box(border, RIG["CAM_FRONT"]) is not None
+    scene = replace(scene, objects=(car((12.0, -2.0)), border))
+    assert position_questions(scene, "CAM_FRONT") == ()
+    assert len(position_questions(scene, "CAM_FRONT_LEFT")) == 1

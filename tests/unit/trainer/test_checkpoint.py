@@ -121,6 +121,7 @@ def test_a_score_is_the_best_against_what_is_on_disk_alone(checkpoints, monkeypa
     _begin(checkpoints, 3, 0.7)
     assert not checkpoints.is_best(4, 0.6)
     assert checkpoints.is_best(2, 0.6)  # of a past that a run went back to
+    assert checkpoints.is_best(3, 0.7)  # as is the same step, which may be damaged
 
 
 def test_checkpoints_of_an_abandoned_future_do_not_push_out_good_ones(checkpoints, stored, said):

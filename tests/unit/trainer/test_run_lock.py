@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.paths import ROOT
-from trainer.run_lock import LockedError, locked
+from trainer.run_lock import LockedError, locked, take_away
 
 _HOLD = """
 import sys
@@ -46,6 +46,15 @@ def test_it_is_free_as_soon_as_the_holder_was_killed(tmp_path, holder):
     with locked(tmp_path, said.append, 30.0):
         pass
     holder.wait()
+
+
+def test_a_lock_file_that_its_holder_took_away_is_made_anew(tmp_path, holder):
+    def say(text: str) -> None:
+        take_away(tmp_path)
+        holder.kill()
+
+    with locked(tmp_path, say, 30.0):
+        assert (tmp_path / "lock").read_text().startswith("process ")
 
 
 def test_a_run_that_ends_in_time_is_waited_for(tmp_path, holder):

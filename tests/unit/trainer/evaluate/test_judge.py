@@ -31,7 +31,10 @@ def test_replies_are_read_as_the_original_reads_them_and_others_are_told():
         ("1000 points", 100.0),
         ("Rating (0-100): 85", 85.0),
         ("on a scale of 0 to 100 I say 70.5", 70.5),
+        ("between 0 and 100: 85", 85.0),
+        ("1-100", 1.0),
         ("80 - 90", 80.0),
+        ("85 - 2 of the 3 objects agree", 85.0),
     ],
 )
 def test_the_first_number_of_a_wordy_reply_counts(reply, rating):
