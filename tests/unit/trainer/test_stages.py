@@ -7,15 +7,18 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
+from data_shards.coords import CoordinateFormat
 from data_shards.schema import QUESTION_KINDS
+from data_shards.tiling import ViewLayout
 from models.loading import Blank
 from models.presets import vision_config
 from models.saving import save_model
 from models.vision import normalise_tiles
 from models.vlm import build_vision, load_language
-from tests.helpers.stages import make_world, write_recipe
+from tests.helpers.stages import make_teacher_vlm, make_world, write_recipe
 from trainer.config import load_recipe
 from trainer.data import make_data
+from trainer.preprocessing import Preprocessing, write_preprocessing
 from trainer.stages import make_stage
 from trainer.stages.align import AlignStage
 from trainer.stages.base import Preparation, Stage
@@ -220,6 +223,19 @@ def test_former_run_that_did_not_reach_its_end_is_recognised(world, tmp_path):
     (tmp_path / "recipe.yaml").write_text("")
     with pytest.raises(StageError, match="did not reach its end"):
         _make(world, "finetune", model={"vlm": str(tmp_path / "model")})
+
+
+def test_stages_announce_that_a_model_learnt_points_otherwise(world):
+    vlm = make_teacher_vlm(world)
+    own = {"model": {"vlm": str(vlm)}}
+    answers = {"model": {"teacher": str(world / "teacher"), "student": "tiny-student", "teacher_vlm": str(vlm)}}
+    settings = {"distill": answers | {"distill": {"answer_logits": 1.0}}, "finetune": own}
+    view = ViewLayout(tile_size=112, max_tiles=1, thumbnail=False)
+    for space, announced in (("canvas", True), ("pixels", False)):
+        write_preprocessing(Preprocessing(view=view, coordinates=CoordinateFormat(space=space)), vlm)
+        for name, changes in settings.items():
+            stage, _ = _make(world, name, **changes)
+            assert any("data.coordinates: model." in note for note in stage.notes()) == announced
 
 
 def test_a_tokenizer_that_is_not_there_is_refused(world):
