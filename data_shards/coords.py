@@ -36,13 +36,14 @@ class CoordinateFormat:
     Attributes:
         space: `pixels`, `canvas` or `view`, as above.
         decimals: digits behind the point. Rounding costs at most 2.4 and 0.9 pixels in x and y (`canvas`) or 0.8 and
-            0.45 (`view`) at 0 decimals, a tenth of that at 1.
+            0.45 (`view`) or half a pixel (`pixels`) at 0 decimals, a tenth of that at 1.
 
-    The default is DriveLM's own form.
+    The default is what models learn points in: whole pixels, since no model can tell a tenth, and each digit that is
+    noise is a token to learn. docs/BENCHMARKS.md compares it with others.
     """
 
     space: Literal["pixels", "canvas", "view"] = "pixels"
-    decimals: int = 1
+    decimals: int = 0
 
     def __post_init__(self) -> None:
         problems = []
@@ -54,7 +55,7 @@ class CoordinateFormat:
             raise CoordinateError(f"coordinate format: {'; '.join(problems)}")
 
 
-DRIVELM = CoordinateFormat()
+DRIVELM = CoordinateFormat(space="pixels", decimals=1)
 """Pixels of the 1600x900 camera image with one decimal: what questions, references and submissions are written in."""
 
 
