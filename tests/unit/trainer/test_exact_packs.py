@@ -41,7 +41,10 @@ def make(world, name, run_dir, dtype, loss_weight):
     recipe, _ = load_recipe(
         write_recipe(
             world, "align", run_dir, model={"vision": "tiny-student"}, loss_weight=loss_weight,
-            data={"datasets": [{"path": str(world / name)}], "max_tokens": 6000, "questions_per_visit": 32},
+            data={
+                "datasets": [{"path": str(world / name)}], "max_tokens": 6000, "questions_per_visit": 32,
+                "coordinates": {"space": "pixels", "decimals": 1},  # texts to the letter
+            },
         )
     )  # fmt: skip
     stage = make_stage(recipe, dtype)
