@@ -36,14 +36,13 @@ class CoordinateFormat:
     Attributes:
         space: `pixels`, `canvas` or `view`, as above.
         decimals: digits behind the point. Rounding costs at most 2.4 and 0.9 pixels in x and y (`canvas`) or 0.8 and
-            0.45 (`view`) or half a pixel (`pixels`) at 0 decimals, a tenth of that at 1.
+            0.45 (`view`) at 0 decimals, a tenth of that at 1.
 
-    The default is what models learn points in: whole pixels, since no model can tell a tenth, and each digit that is
-    noise is a token to learn. docs/BENCHMARKS.md compares it with others.
+    The default is DriveLM's own form.
     """
 
     space: Literal["pixels", "canvas", "view"] = "pixels"
-    decimals: int = 0
+    decimals: int = 1
 
     def __post_init__(self) -> None:
         problems = []
@@ -55,7 +54,7 @@ class CoordinateFormat:
             raise CoordinateError(f"coordinate format: {'; '.join(problems)}")
 
 
-DRIVELM = CoordinateFormat(space="pixels", decimals=1)
+DRIVELM = CoordinateFormat()
 """Pixels of the 1600x900 camera image with one decimal: what questions, references and submissions are written in."""
 
 

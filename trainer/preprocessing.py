@@ -72,7 +72,7 @@ def _read(path: Path) -> Preprocessing:
         record = json.loads(path.read_text())
         nested = {
             "view": ViewLayout(**record["view"]),
-            "coordinates": CoordinateFormat(**record.get("coordinates", asdict(DRIVELM))),  # older files have none
+            "coordinates": CoordinateFormat(**record.get("coordinates", {})),  # older files have none
         }
         settings = Preprocessing(**(record | nested))
     except (ValueError, TypeError, KeyError, LayoutError) as error:

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_shards.coords import (
-    DRIVELM,
     CoordinateError,
     CoordinateFormat,
     DecodedText,
@@ -219,9 +218,9 @@ def test_tags_that_do_not_parse_are_counted_over_texts_and_the_first_are_shown()
 SPOKEN = "<c1,CAM_BACK,1088.3,497.5> is left of <c2,CAM_FRONT, 3> and <c3,CAM_FRONT,1700.0,2.0>, < 5."
 
 
-def test_drivelms_own_format_leaves_every_text_to_the_letter():
-    assert model_text(SPOKEN, DRIVELM) == SPOKEN
-    assert drivelm_text(SPOKEN, DRIVELM) == SPOKEN
+def test_the_default_format_leaves_every_text_to_the_letter():
+    assert model_text(SPOKEN, CoordinateFormat()) == SPOKEN
+    assert drivelm_text(SPOKEN, CoordinateFormat()) == SPOKEN
 
 
 @pytest.mark.parametrize("space", ["canvas", "view"])
@@ -236,8 +235,7 @@ def test_a_text_for_the_model_comes_back_and_what_cannot_be_rewritten_stays(spac
 @pytest.mark.parametrize(
     ("format", "expected"),
     [
-        (DRIVELM, ["1088.3,497.5", "0.0,900.0"]),
-        (CoordinateFormat(), ["1088,498", "0,900"]),
+        (CoordinateFormat(), ["1088.3,497.5", "0.0,900.0"]),
         (CANVAS, ["560,776", "333,500"]),
         (CoordinateFormat(space="view", decimals=1), ["680.2,552.8", "0.0,1000.0"]),
     ],
