@@ -1,5 +1,6 @@
 """Values and pictures in, TensorBoard files out; a file that the disk takes no more of is left for a new one."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -38,15 +39,31 @@ class Curves:
         self._write(step, add)
 
     def close(self) -> None:
-        """Flush and close."""
-        if self._writer is not None:
-            self._write(0, SummaryWriter.close)
+        """Flush and close; later points begin a new file."""
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        try:
+            writer.flush()
+            writer.close()
+        except OSError as error:
+            self._say_lost(error)
 
     def _write(self, step: int, act: Callable[[SummaryWriter], None]) -> None:
+        """A writer reports with this call what it could not write of earlier ones: a new file may take this one."""
         try:
-            if self._writer is None:
-                self._writer = SummaryWriter(str(self._directory), purge_step=step)
-            act(self._writer)
+            self._to_a_file(step, act)
         except OSError as error:
-            self._writer = None
-            self._say(f"{self._directory}: points of the curves are lost: {error}; training goes on")
+            self._say_lost(error)
+            with contextlib.suppress(OSError):
+                self._to_a_file(step, act)
+
+    def _to_a_file(self, step: int, act: Callable[[SummaryWriter], None]) -> None:
+        writer, self._writer = self._writer, None
+        if writer is None:
+            writer = SummaryWriter(str(self._directory), purge_step=step)
+        act(writer)
+        self._writer = writer
+
+    def _say_lost(self, error: OSError) -> None:
+        self._say(f"{self._directory}: points of the curves are lost: {error}; training goes on")

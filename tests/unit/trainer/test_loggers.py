@@ -3,6 +3,8 @@
 import json
 import math
 import resource
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,6 +26,12 @@ def _events(run_dir) -> EventAccumulator:
     events = EventAccumulator(str(run_dir / "tensorboard"))
     events.Reload()
     return events
+
+
+def _until_on_disk(run_dir) -> None:
+    """Wait for a first point: TensorBoard's writer has a thread of its own."""
+    while "loss/total" not in _events(run_dir).Tags()["scalars"]:
+        time.sleep(0.05)
 
 
 def test_scalars_and_pictures_are_in_tensorboard_and_jsonl(tmp_path):
@@ -76,6 +84,7 @@ def _full_disk() -> Iterator[None]:
 def test_a_full_disk_ends_no_run_and_costs_no_line(tmp_path):
     logger = RunLogger(tmp_path, title="t", steps=9, done=0)
     logger.scalars(1, VALUES)
+    _until_on_disk(tmp_path)
     with _full_disk():
         for step in (2, 3):
             logger.scalars(step, VALUES)
@@ -100,6 +109,23 @@ def test_curves_begin_a_new_file_where_the_old_one_took_no_more(tmp_path):
     curves.scalars(200, VALUES)
     curves.close()
     assert [event.step for event in _events(tmp_path).Scalars("loss/total")][-1] == 200
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_point_is_kept_whose_writer_failed_at_an_earlier_one(tmp_path):
+    said: list[str] = []
+    curves = Curves(tmp_path / "tensorboard", done=0, say=said.append)
+    curves.scalars(1, VALUES)
+    _until_on_disk(tmp_path)
+    with_its_writer = threading.active_count()
+    with _full_disk():
+        curves.scalars(2, {"loss/total": 2.0})
+        while threading.active_count() == with_its_writer:
+            time.sleep(0.05)
+    curves.scalars(3, VALUES)
+    curves.close()
+    assert len(said) == 1
+    assert [event.step for event in _events(tmp_path).Scalars("loss/total")] == [1, 3]
 
 
 def test_a_run_that_begins_again_at_its_first_step_has_each_step_once(tmp_path):
