@@ -1,6 +1,7 @@
 """Bytes or a writer in, a file out that is either whole or not there."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,19 +11,24 @@ TEMPORARY_SUFFIX = ".partial"
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write; on leaving it is synced to disk and renamed to `path`, on an exception removed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+def atomic_file(path: Path, *, synced: bool = True) -> Iterator[BinaryIO]:
+    """A binary file to write; on leaving it is renamed to `path`, on an exception removed.
+
+    Args:
+        synced: bytes and name are on disk when this ends; where they are not, a power cut may leave the file cut short.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{TEMPORARY_SUFFIX}")
     try:
         with temporary.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)  # under its name after an exception alone
+    if synced:
+        sync_directory(path.parent)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -165,8 +165,11 @@ def _write_parallel(job: DatasetJob, todo: Sequence[ShardJob], workers: int, bar
             tasks: set[Future[None]] = {
                 pool.submit(_write_one, shard, job.out_dir / shard_name(shard.number), progress, stop) for shard in todo
             }
-        with _stopping(pool, stop):
+        try:
             _follow(tasks, progress, bar)
+        finally:  # after an exception some are still at work
+            stop.set()
+            pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
@@ -192,16 +195,6 @@ def _start_child() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-
-
-@contextmanager
-def _stopping(pool: ProcessPoolExecutor, stop: threading.Event) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
-        raise
 
 
 def _follow(tasks: set["Future[None]"], progress: Any, bar: tqdm) -> None:

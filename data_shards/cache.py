@@ -2,12 +2,12 @@
 
 import fcntl
 import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_shards.atomic import atomic_file
 from data_shards.storage import Storage, Unreachable, plain_name
 
 _SWEEP_SHARE = 20
@@ -80,13 +80,8 @@ class CachedFiles:
         if len(data) > self.max_bytes:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with atomic_file(path, synced=False) as file:
+            file.write(data)
         self._unswept += len(data)
         if self._unswept * _SWEEP_SHARE > self.max_bytes:
             self._sweep()
