@@ -1,5 +1,9 @@
-"""The path of a directory that is to be made in, the path behind links and what speaks against it out."""
+"""The path of a directory that is to be made in; what speaks against it, and the directory, whole or not there, out."""
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -19,3 +23,19 @@ def to_be_made(path: Path, error: type[ValueError]) -> Path:
     if real.exists() and not (real.is_dir() and not any(real.iterdir())):
         raise error(f"{path}: got a path in use, expected none or an empty directory; name another or remove it")
     return real
+
+
+@contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """The path of a directory to make and fill; on leaving it is renamed to `path`, on an exception removed.
+
+    Args:
+        path: as `to_be_made` returns it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # under its name after an exception alone

@@ -127,14 +127,12 @@ class ShardedWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            try:
+        try:
+            if kind is None:
                 self.close()
-            except BaseException:
+        finally:
+            if kind is not None or not self._closed:
                 self.discard()
-                raise
-        else:
-            self.discard()
 
     def _write_shard(self) -> None:
         path = self._directory / f".model-{len(self._parts) + 1:05d}.{os.getpid()}.partial"

@@ -2,10 +2,9 @@
 template, generation and processor settings, a model card, and no code."""
 
 import argparse
-import os
-import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,12 @@ from typing import Literal
 import torch
 from transformers import InternVLForConditionalGeneration, InternVLVisionModel, PreTrainedTokenizerFast
 
-from data_shards.atomic import TEMPORARY_SUFFIX
 from data_shards.chat import IMAGE_TOKEN
 from data_shards.tokenizer import TokenizerError, load_tokenizer
 from models.blanks import stored_vlm
 from models.convert import convert
 from models.convert.configs import EXTRAS
-from models.directories import to_be_made
+from models.directories import to_be_made, whole_directory
 from models.loading import Blank, model_architectures
 from models.projector import LinearProjectorVLM
 from models.vlm import tile_side
@@ -75,19 +73,14 @@ def export(
     out_dir = to_be_made(out_dir, ExportError)
     parts = _read_parts(model_dir, recipe, custom=custom)
     chosen = getattr(torch, dtype) if dtype else None
-
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    partial = out_dir.with_name(f".{out_dir.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
-    try:
-        partial.mkdir()
-        written = _write(partial / "transformers", parts, out_dir.name, chosen, shard_bytes)
-        if to == "opengvlab":
-            written = _to_opengvlab(written, parts, out_dir.name, shard_bytes)
-        if out_dir.is_dir():
-            out_dir.rmdir()
-        written.rename(out_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with whole_directory(out_dir) as partial:
+        if to == "transformers":
+            _write(partial, parts, out_dir.name, chosen, shard_bytes)
+        else:
+            with tempfile.TemporaryDirectory(prefix=f".{out_dir.name}.", dir=out_dir.parent) as beside:
+                stock = Path(beside) / "transformers"
+                _write(stock, parts, out_dir.name, chosen, shard_bytes)
+                _to_opengvlab(stock, partial, parts, out_dir.name, shard_bytes)
     return parts.notes
 
 
@@ -134,7 +127,7 @@ def _read_parts(model_dir: Path, recipe: Path | None, *, custom: bool) -> _Parts
     )
 
 
-def _write(directory: Path, parts: _Parts, title: str, dtype: torch.dtype | None, shard_bytes: int) -> Path:
+def _write(directory: Path, parts: _Parts, title: str, dtype: torch.dtype | None, shard_bytes: int) -> None:
     setattr(parts.blank.model.config, EXTRAS, chat_fields(parts.settings))
     generation = generation_config(parts.tokenizer)
     write_weights(parts.blank, directory, generation, dtype=dtype, max_shard_bytes=shard_bytes)
@@ -142,15 +135,12 @@ def _write(directory: Path, parts: _Parts, title: str, dtype: torch.dtype | None
     (directory / "README.md").write_text(
         parts.card(title, "custom" if parts.custom else "transformers"), encoding="utf-8"
     )
-    return directory
 
 
-def _to_opengvlab(stock: Path, parts: _Parts, title: str, shard_bytes: int) -> Path:
-    directory = stock.with_name("opengvlab")
+def _to_opengvlab(stock: Path, directory: Path, parts: _Parts, title: str, shard_bytes: int) -> None:
     parts.notes.extend(convert(stock, directory, to="opengvlab", max_shard_bytes=shard_bytes))
     write_preprocessing(parts.settings, directory)
     (directory / "README.md").write_text(parts.card(title, "opengvlab"), encoding="utf-8")
-    return directory
 
 
 def _model_directory(source: Path) -> Path:

@@ -1,7 +1,6 @@
 """A checkpoint in one layout in, the same model in another layout out, tensor by tensor."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from models.convert.errors import ConvertError
 from models.convert.plan import Plan, check_tensors, main_dtype, plan_conversion
 from models.convert.source import Source, open_source
 from models.convert.tokenizer_files import COPIED, SENTENCEPIECE
-from models.directories import to_be_made
+from models.directories import to_be_made, whole_directory
 from models.sharded_safetensors import ShardedWriter
 
 SHARD_BYTES = 1_000_000_000
@@ -51,17 +50,10 @@ def convert(
     opened = open_source(source, allow_pickle=allow_pickle)
     plan = plan_conversion(opened, to)
     check_tensors(opened, plan)
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    partial = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.partial")
-    try:
+    with whole_directory(out_dir) as partial:
         _write_weights(opened, plan, partial, max_shard_bytes)
         _write_config(plan, main_dtype(opened.reader), partial / "config.json")
-        remarks = [*plan.remarks, *_copy_tokenizer(opened.directory, partial, to)]
-        partial.replace(out_dir)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return remarks
+        return [*plan.remarks, *_copy_tokenizer(opened.directory, partial, to)]
 
 
 def _write_weights(source: Source, plan: Plan, directory: Path, max_shard_bytes: int) -> None:
