@@ -91,16 +91,14 @@ def submit(job: BatchJob) -> tuple[str, ...]:
     empty = not there or not any(job.folder.iterdir())
     job.folder.mkdir(parents=True, exist_ok=True)
     job.folder.chmod(0o700)
-    try:
+    with contextlib.ExitStack() as undo:
+        if empty:
+            undo.callback(_take_back, job.folder, there)
         if job.snapshot is None:
             take_snapshot(job.folder, job.commit)
-        return submit_again(job)
-    except BaseException:
-        if empty and not load_ids(job.folder):
-            shutil.rmtree(job.folder)
-            if there:
-                job.folder.mkdir()
-        raise
+        ids = submit_again(job)
+        undo.pop_all()
+    return ids
 
 
 def submit_again(job: BatchJob) -> tuple[str, ...]:
@@ -113,11 +111,11 @@ def submit_again(job: BatchJob) -> tuple[str, ...]:
     Raises:
         SlurmError: a run directory is held by another job, or sbatch refuses.
     """
-    run_dirs, taken = [work.run_dir for work in job.spec.works], list[Path]()
-    try:
+    run_dirs = [work.run_dir for work in job.spec.works]
+    with contextlib.ExitStack() as undo:
         for run_dir in filter(None, run_dirs):
             acquire(run_dir, owner_here(job.folder))
-            taken.append(run_dir)
+            undo.callback(release, run_dir, job.folder)
         for name, source in job.files.items():
             shutil.copyfile(source, job.folder / name)
         save_spec(job.folder, job.spec)
@@ -127,11 +125,16 @@ def submit_again(job: BatchJob) -> tuple[str, ...]:
         for held, job_id in zip(run_dirs, ids, strict=True):
             if held is not None:
                 hand_over(held, owner_here(job.folder, job_id))
-    except BaseException:
-        for run_dir in taken:
-            release(run_dir, job.folder)
-        raise
+        undo.pop_all()
     return ids
+
+
+def _take_back(folder: Path, there: bool) -> None:
+    """Leave the folder as it was before a job that could not be submitted; SLURM may know one that has an id."""
+    if not load_ids(folder):
+        shutil.rmtree(folder)
+        if there:
+            folder.mkdir()
 
 
 def _sbatch(job: BatchJob) -> tuple[str, ...]:
