@@ -72,6 +72,10 @@ def chatml(*, system: str = "", coordinates: CoordinateFormat = DRIVELM) -> Chat
     return ChatTemplate(name="chatml", system=system, turn_break="\n", coordinates=coordinates)
 
 
+Spans = tuple[tuple[tuple[int, int], ...], ...]
+"""(start, end) of some tokens, for each segment."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenSegments:
     """One frame as tokens: `prefix + segments[i]` is the conversation of question i.
@@ -85,8 +89,8 @@ class TokenSegments:
 
     prefix: np.ndarray
     segments: tuple[np.ndarray, ...]
-    label_spans: tuple[tuple[tuple[int, int], ...], ...]
-    point_spans: tuple[tuple[tuple[int, int], ...], ...] = ()
+    label_spans: Spans
+    point_spans: Spans = ()
 
 
 def tokenize_frame(
@@ -137,7 +141,7 @@ def segment_texts(question: Question, template: ChatTemplate, *, after_image: bo
     """
     pieces = []
     opening = "\n" if after_image else f"{TURN_START}user\n"
-    for asked, answer in (*question.history, (question.question, question.answer)):
+    for asked, answer in question.turns:
         asked, answer = (model_text(text, template.coordinates) for text in (asked, answer.strip()))
         pieces += [opening + template.question(asked), answer + STOP]
         opening = f"{template.turn_break}{TURN_START}user\n"
@@ -171,9 +175,6 @@ def _tokenize(
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> np.ndarray:
     """Token ids, int32, with nothing added to the text."""
     return np.asarray(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
-
-
-Spans = tuple[tuple[tuple[int, int], ...], ...]
 
 
 def encode_segments(
@@ -226,8 +227,7 @@ def _check(
         if not 0 <= i < len(frame.questions):
             raise ChatError(f"{frame.key}: got question {i}, expected 0 to {len(frame.questions) - 1}")
         question = frame.questions[i]
-        turns = (*question.history, (question.question, question.answer))
-        text = "\0".join(part for turn in turns for part in turn)
+        text = "\0".join(part for turn in question.turns for part in turn)
         found = [token for token in specials if token in text]
         if found:
             raise ChatError(f"{frame.key}: question {i}: got the special token {found[0]} inside its text; remove it")

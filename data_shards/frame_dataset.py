@@ -179,8 +179,8 @@ class FrameDataset(Dataset):
 
 
 def _unparsed_tags(question: Question) -> int:
-    texts = [question.question, question.answer, *(text for turn in question.history for text in turn)]
-    return sum(len(read_tags(text).unparsed) for text in texts if "<" in text)
+    texts = (text for turn in question.turns for text in turn if "<" in text)
+    return sum(len(read_tags(text).unparsed) for text in texts)
 
 
 def _bad(entry: SampleEntry, reason: str) -> BadSample:

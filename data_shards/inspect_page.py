@@ -107,7 +107,7 @@ def _thumbnail(data: bytes) -> tuple[bytes, tuple[int, int]]:
 def _marks(frame: RawFrame, camera: str) -> str:
     """Boxes of key objects, their points filled, and hollow points of tags that only a text names."""
     known = {match.group(0) for tag in frame.objects if (match := _TAG.fullmatch(tag))}
-    texts = (text for q in frame.questions for turn in (*q.history, (q.question, q.answer)) for text in turn)
+    texts = (text for q in frame.questions for turn in q.turns for text in turn)
     named = dict.fromkeys(match.group(0) for text in texts for match in _TAG.finditer(text))
     parts = [_box(frame.objects[tag].get("2d_bbox"), _colour(tag)) for tag in known if _camera(tag) == camera]
     parts += [_point(tag, filled=tag in known) for tag in dict.fromkeys([*known, *named]) if _camera(tag) == camera]
@@ -152,8 +152,7 @@ def _kind(kind: str, questions: Sequence[Question]) -> str:
 
 def _question(question: Question) -> str:
     tags = "".join(f'<span class="tag">{_TAG_NAMES.get(tag, str(tag))}</span>' for tag in question.tags)
-    turns = (*question.history, (question.question, question.answer))
-    lines = "".join(f'<p class="q">{_text(q)}</p><p class="a">{_text(a)}</p>' for q, a in turns)
+    lines = "".join(f'<p class="q">{_text(q)}</p><p class="a">{_text(a)}</p>' for q, a in question.turns)
     return f"<li>{tags}{lines}</li>"
 
 

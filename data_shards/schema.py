@@ -62,6 +62,11 @@ class Question:
     tags: tuple[int, ...] = ()
     history: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def turns(self) -> tuple[tuple[str, str], ...]:
+        """All turns of the conversation, oldest first; the last is `question` and `answer`."""
+        return (*self.history, (self.question, self.answer))
+
 
 @dataclass(frozen=True, kw_only=True)
 class RawFrame:

@@ -81,7 +81,7 @@ class _Counts:
         for question in frame.questions:
             self.kinds[question.kind] += 1
             self.tags.update(question.tags)
-            self.turns[len(question.history) + 1] += 1
+            self.turns[len(question.turns)] += 1
             self.tagged += bool(question.tags)
             self.characters += len(question.answer)
             self.longest = max(self.longest, len(question.answer))
@@ -97,7 +97,7 @@ def _texts(index: DatasetIndex, counts: _Counts) -> Iterator[str]:
             continue
         counts.add(frame)
         for question in frame.questions:
-            for turn in (*question.history, (question.question, question.answer)):
+            for turn in question.turns:
                 yield from turn
 
 
