@@ -3,10 +3,11 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from data_shards.atomic import write_atomically
+from data_shards.json_lines import keep_lines
 from data_shards.read import BadSample
 
 JUDGED = 10
@@ -50,19 +51,7 @@ class Quarantine:
 
     def read(self) -> list[BadRecord]:
         """What earlier starts of the run left out; a last line that was cut off is removed."""
-        if not self.path.is_file():
-            return []
-        content = self.path.read_bytes()
-        records, whole = [], b""
-        for line in content.split(b"\n"):
-            try:
-                records.append(BadRecord(**json.loads(line)))
-            except (ValueError, TypeError):
-                continue
-            whole += line + b"\n"
-        if whole != content:
-            write_atomically(self.path, whole)
-        return records
+        return [BadRecord(**record) for record in keep_lines(self.path, _is_bad_record)]
 
     def append(self, records: Iterable[BadRecord]) -> None:
         """Add one line a record, on disk when this returns."""
@@ -71,6 +60,10 @@ class Quarantine:
             file.writelines(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
             file.flush()
             os.fsync(file.fileno())
+
+
+def _is_bad_record(record: Any) -> bool:
+    return isinstance(record, dict) and record.keys() == {field.name for field in fields(BadRecord)}
 
 
 class Tally:

@@ -2,7 +2,6 @@
 clear errors where they are too many or memory ran out."""
 
 import json
-import math
 import statistics
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ import torch
 
 from data_shards.collate import Batch
 from trainer.dist import MainRankError, Ranks
-from trainer.lines import PatientLines
+from trainer.lines import PatientLines, json_number, keep_until
 from trainer.recipe import DataSection
 from trainer.state import HISTORY, TrainState
 
@@ -119,7 +118,7 @@ class StepGuard:
         self.count += 1
         self._in_row += 1
         own = [
-            {"rank": self._ranks.rank, "loss": _number(float(loss)), "keys": list(batch.meta.keys)}
+            {"rank": self._ranks.rank, "loss": json_number(float(loss)), "keys": list(batch.meta.keys)}
             for batch, loss in zip(batches, losses, strict=True)
         ]
         packs: list[dict[str, Any]] = [pack for packs in self._ranks.gather(own) for pack in packs]
@@ -152,19 +151,8 @@ class StepGuard:
 
 def _read_steps(run_dir: Path, step: int) -> list[int]:
     """Steps up to `step` that earlier starts skipped; what came later is done again, and its lines are dropped."""
-    steps: list[int] = []
-    for name in (SPIKES_FILE, SKIPPED_FILE):
-        path = run_dir / name
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        if kept != lines:
-            path.write_text("".join(kept), encoding="utf-8")
-        steps = [json.loads(line)["step"] for line in kept]
-    return steps
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    keep_until(run_dir / SPIKES_FILE, step)
+    return [record["step"] for record in keep_until(run_dir / SKIPPED_FILE, step)]
 
 
 def _first_line(error: BaseException) -> str:

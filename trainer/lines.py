@@ -1,7 +1,14 @@
-"""Lines of text in, appended to a file out; where the disk takes none they wait in memory, and training goes on."""
+"""Lines of text in, appended to a file out; where the disk takes none they wait in memory, and training goes on.
 
+A run that goes on drops the lines behind the step it goes on from.
+"""
+
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from data_shards.json_lines import keep_lines
 
 
 class PatientLines:
@@ -37,3 +44,13 @@ class PatientLines:
         """Say what is lost, if anything."""
         if self._waiting:
             self._say(f"{self._path}: {self._waiting.count(10)} lines found no room on the disk and are lost")
+
+
+def keep_until(path: Path, step: int) -> list[dict[str, Any]]:
+    """Drop lines of JSON whose `step` is later, and one that was cut off; the records of the others."""
+    return keep_lines(path, lambda record: record["step"] <= step)
+
+
+def json_number(value: float) -> float | None:
+    """JSON has no word for numbers that are none."""
+    return value if math.isfinite(value) else None

@@ -5,7 +5,6 @@ Other ranks get the null logger: callers never ask for a rank.
 
 import contextlib
 import json
-import math
 import sys
 import time
 from collections.abc import Mapping
@@ -15,10 +14,9 @@ from typing import Protocol
 import numpy as np
 from tqdm import tqdm
 
-from data_shards.atomic import write_atomically
 from trainer.curves import Curves
 from trainer.dist import Ranks, is_main_process
-from trainer.lines import PatientLines
+from trainer.lines import PatientLines, json_number, keep_until
 
 SECONDS_FOR_MAIN = 2.0
 
@@ -79,7 +77,7 @@ class RunLogger:
             self._bar.update(step - self._bar.n)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        record = {"step": step, "time": round(time.time(), 3), **{n: _json_number(v) for n, v in values.items()}}
+        record = {"step": step, "time": round(time.time(), 3), **{n: json_number(v) for n, v in values.items()}}
         self._lines.add(json.dumps(record))
         if not self._lines.stuck:
             self._curves.scalars(step, values)
@@ -131,22 +129,3 @@ def warn(text: str) -> None:
 def _whatever_takes_it() -> contextlib.AbstractContextManager[None]:
     """For what is only shown: the output may go to a file on a disk that is full, where nobody can be told."""
     return contextlib.suppress(OSError)
-
-
-def _json_number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def keep_until(path: Path, step: int) -> None:
-    """Drop lines of JSON whose `step` is later, and one that was cut off; the file is whole at any moment."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if record["step"] <= step:
-            kept.append(line + "\n")
-    write_atomically(path, "".join(kept).encode())

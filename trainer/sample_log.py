@@ -10,8 +10,8 @@ from pathlib import Path
 
 from data_shards.collate import Batch
 from trainer.dist import Ranks
-from trainer.lines import PatientLines
-from trainer.loggers import keep_until, warn
+from trainer.lines import PatientLines, keep_until
+from trainer.loggers import warn
 
 DIRECTORY = "samples"
 
