@@ -1,5 +1,6 @@
 """Bytes or a writer in, a file out that is either whole or not there."""
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 TEMPORARY_SUFFIX = ".partial"
+
+_MAY_ONLY_READ = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
@@ -35,6 +38,15 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
     with atomic_file(path) as file:
         file.write(data)
+
+
+def write_where_allowed(path: Path, data: bytes) -> None:
+    """As `write_atomically`; nothing where this user may only read. For what can be made again each time."""
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        if error.errno not in _MAY_ONLY_READ:
+            raise
 
 
 def sync_directory(directory: Path) -> None:

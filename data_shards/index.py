@@ -4,7 +4,6 @@ A shard `NAME.tar` has `NAME.index.json` beside it, with a checksum of its own a
 the shards of a directory.
 """
 
-import errno
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_shards.atomic import write_atomically
+from data_shards.atomic import write_atomically, write_where_allowed
 from data_shards.checked_json import dump_checked, load_checked
 from data_shards.dataset_file import ShardInfo, dataset_shards, read_dataset_file
 from data_shards.entries import LeftOut, MemberSpan, SampleEntry, ShardError
@@ -230,12 +229,7 @@ def _read_or_make(tar: Path, listed: ShardInfo | None) -> ShardIndex:
         index = read_shard_index(tar)
     else:
         data = _dump(tar, index_shard(tar), ())
-        try:
-            write_atomically(path, data)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise
-            # a shard that this user may only read is indexed again each time
+        write_where_allowed(path, data)
         index = _parse(tar, data)
     if listed is not None and listed.sha256 not in ("", index.tar_sha256):
         raise ShardError(

@@ -3,7 +3,6 @@
 Counted in one pass over the JSON members, and kept beside each shard as `<shard>.lengths-<hash>.npz`, the hash
 covering everything the counts depend on."""
 
-import errno
 import hashlib
 import io
 import json
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from data_shards.atomic import write_atomically
+from data_shards.atomic import write_where_allowed
 from data_shards.chat import ChatError, ChatTemplate, tokenize_frame
 from data_shards.entries import SampleEntry
 from data_shards.index import DatasetIndex
@@ -199,9 +198,4 @@ def _load(path: Path, content: str, num_samples: int) -> SizeTable | None:
 def _store(path: Path, content: str, sizes: SizeTable) -> None:
     record = io.BytesIO()
     np.savez(record, content=np.array(content), **{name: getattr(sizes, name) for name in _COLUMNS})
-    try:
-        write_atomically(path, record.getvalue())
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        # a directory that this user may only read is counted again each time
+    write_where_allowed(path, record.getvalue())

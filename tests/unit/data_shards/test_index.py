@@ -77,7 +77,7 @@ def test_tars_in_a_read_only_directory_are_indexed_in_memory(dataset, monkeypatc
     def refuse(path, data):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("data_shards.index.write_atomically", refuse)
+    monkeypatch.setattr("data_shards.atomic.write_atomically", refuse)
     assert load_index(dataset).samples == expected
     assert not list(dataset.glob("*.index.json"))
 
