@@ -17,7 +17,7 @@ _ABANDONED_S = 3600
 """A file still unfinished after this time is one of a process that was killed."""
 
 
-class CachedFiles:
+class CachedFiles(Storage):
     """Keeps each range that was read as a file of its own; the longest unused go first.
 
     Several processes may share a directory. What is kept is not trusted: the reader compares checksums, and calls

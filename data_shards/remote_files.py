@@ -7,7 +7,7 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from email.message import Message
 from pathlib import Path
@@ -55,7 +55,7 @@ def _s3_errors() -> tuple[type[Exception], ...]:
     return tuple(getattr(importlib.import_module(module), name) for module, name in names)
 
 
-class HttpFiles:
+class HttpFiles(RemoteStorage):
     """Files under an http(s) address, by range requests; proxies are taken from the environment."""
 
     def __init__(self, url: str, retry: Retry) -> None:
@@ -74,13 +74,6 @@ class HttpFiles:
         """As `RemoteStorage.read_whole`."""
         address = f"{self._url}/{urllib.parse.quote(plain_name(name))}"
         return self._retry.run(lambda: _fetch(address, None), address)
-
-    def forget(self, name: str, offset: int, size: int) -> bool:
-        """False: nothing is kept."""
-        return False
-
-    def fetch(self, name: str, spans: Sequence[tuple[int, int]]) -> None:
-        """Nothing: there is no place to keep it."""
 
 
 @contextmanager
@@ -134,7 +127,7 @@ def _check_length(data: bytes, span: tuple[int, int] | None, headers: Message) -
         raise Transient(f"got {len(data)} of {expected} bytes")
 
 
-class FsspecFiles:
+class FsspecFiles(RemoteStorage):
     """Files under an address that fsspec knows; the file system is made anew in each process."""
 
     def __init__(self, url: str, retry: Retry, errors: tuple[type[Exception], ...] = ()) -> None:
@@ -156,13 +149,6 @@ class FsspecFiles:
         """As `RemoteStorage.read_whole`."""
         address = f"{self._url}/{plain_name(name)}"
         return self._retry.run(lambda: self._range(address, None, None), address)
-
-    def forget(self, name: str, offset: int, size: int) -> bool:
-        """False: nothing is kept."""
-        return False
-
-    def fetch(self, name: str, spans: Sequence[tuple[int, int]]) -> None:
-        """Nothing: there is no place to keep it."""
 
     def _range(self, address: str, offset: int | None, size: int | None) -> bytes:
         end = None if offset is None or size is None else offset + size

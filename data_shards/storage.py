@@ -11,7 +11,10 @@ class Unreachable(OSError):  # noqa: N818
 
 
 class Storage(Protocol):
-    """A flat folder of files that are read in ranges. Implementations survive a fork."""
+    """A flat folder of files that are read in ranges; one that keeps no copies inherits the rest.
+
+    Implementations survive a fork.
+    """
 
     def read(self, name: str, offset: int, size: int) -> bytes:
         """Bytes of a file from `offset` on; fewer than `size` where the file ends, none beyond its end.
@@ -23,6 +26,7 @@ class Storage(Protocol):
 
     def forget(self, name: str, offset: int, size: int) -> bool:
         """Drop a copy of these bytes that turned out to be damaged; False where none is kept."""
+        return False
 
     def fetch(self, name: str, spans: Sequence[tuple[int, int]]) -> None:
         """Get ranges (offset, size) that will be read soon in one request, where they can be kept till then.
@@ -30,6 +34,7 @@ class Storage(Protocol):
         Raises:
             Unreachable, OSError: as `read`.
         """
+        return
 
 
 class RemoteStorage(Storage, Protocol):
@@ -43,7 +48,7 @@ class RemoteStorage(Storage, Protocol):
         """
 
 
-class LocalFiles:
+class LocalFiles(Storage):
     """The files of a directory."""
 
     def __init__(self, root: Path) -> None:
@@ -57,13 +62,6 @@ class LocalFiles:
             return _read_all(descriptor, offset, wanted)
         finally:
             os.close(descriptor)
-
-    def forget(self, name: str, offset: int, size: int) -> bool:
-        """False: nothing is kept."""
-        return False
-
-    def fetch(self, name: str, spans: Sequence[tuple[int, int]]) -> None:
-        """Nothing: reading is quick."""
 
 
 def plain_name(name: str) -> str:
