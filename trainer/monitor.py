@@ -18,8 +18,9 @@ from trainer.profiling import StepProfile
 from trainer.recipe import Recipe
 from trainer.stages.base import LossOut, Stage
 from trainer.state import TrainState
+from trainer.stragglers import Stragglers
 from trainer.utilisation import TrainFlops, peak_flops
-from trainer.watchdog import Stragglers, Watchdog
+from trainer.watchdog import Watchdog
 
 
 class Monitor:

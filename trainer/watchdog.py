@@ -1,7 +1,6 @@
 """Signs of life of a training loop in; stacks of all ranks and the name of the rank that is behind out, where nothing
 moves, and seconds spent waiting for other ranks."""
 
-import bisect
 import contextlib
 import faulthandler
 import json
@@ -173,44 +172,6 @@ class Watchdog:
     def _is_waiting(self) -> bool:
         own = threading.get_ident()
         return any(is_waiting(frame) for thread, frame in sys._current_frames().items() if thread != own)
-
-
-FACTOR, WINDOWS = 1.5, 3
-_LEAST_S = 1.0
-
-
-class Stragglers:
-    """Names ranks that work clearly longer than the others, after some windows in which they did."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._in_row: dict[int, int] = {}
-
-    def update(self, own_work: Sequence[float]) -> None:
-        """Take in the seconds of each rank in a window in which it did not wait for another."""
-        slow = slow_ranks(own_work)
-        self._in_row = {rank: self._in_row.get(rank, 0) + 1 for rank in slow}
-        for rank, windows in self._in_row.items():
-            if windows == WINDOWS:
-                self._say(
-                    f"rank {rank} holds the others up: {slow[rank]:.1f} times as long at work as the middle rank, in "
-                    f"{WINDOWS} windows in a row; look at its machine, its data path, and what else runs there"
-                )
-
-
-def slow_ranks(own_work: Sequence[float]) -> dict[int, float]:
-    """Ranks at work more than 1.5 times as long as the middle one of the others, with that ratio; short windows of less
-    than a second tell nothing."""
-    ascending = sorted(own_work)
-    slow: dict[int, float] = {}
-    if len(ascending) < 2:
-        return slow
-    place = (len(ascending) - 2) // 2
-    for rank, seconds in enumerate(own_work):
-        middle = ascending[place + (place >= bisect.bisect_left(ascending, seconds))]
-        if seconds > max(FACTOR * middle, _LEAST_S):
-            slow[rank] = seconds / max(middle, 1e-9)
-    return slow
 
 
 def _verdict(statuses: Mapping[int, Status], late: Sequence[int]) -> str:
