@@ -1,4 +1,4 @@
-"""The sections of a recipe: what a user may set, with unit and default. Checks are in `trainer.config`."""
+"""The sections of a recipe: what a user may set, with unit and default. Checks are in `trainer.recipe_checks`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
