@@ -14,14 +14,12 @@ ATTEMPTS_FILE = "attempts.json"
 STOPPED_STATUS = 75
 USAGE_STATUS = 2
 
-DONE, STOPPED, CRASHED, REFUSED, ENDED_BY_SLURM, OPEN = (
-    "done",
-    "stopped",
-    "crashed",
-    "refused",
-    "ended by SLURM",
-    "open",
-)
+DONE = "done"
+STOPPED = "stopped"
+CRASHED = "crashed"
+REFUSED = "refused"
+ENDED_BY_SLURM = "ended by SLURM"
+OPEN = "open"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,11 @@ from slurm.typed import SlurmError
 
 FAILURE, USAGE = 1, 2
 
+_WITH_SETTINGS = {"submit": submit_command, "sweep": sweep_command, "pipeline": pipeline_command}
+"""Commands that take `name=value` words."""
+
+_OTHERS = {"again": again_command, "status": status_command, "report": report_command}
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command."""
@@ -21,21 +26,13 @@ def main(arguments: Sequence[str]) -> int:
     options, rest = parser.parse_known_args(arguments)
     overrides = [text for text in rest if not text.startswith("-") and "=" in text]
     unknown = [text for text in rest if text not in overrides]
-    if unknown or (overrides and options.command not in ("submit", "sweep", "pipeline")):
+    if unknown or (overrides and options.command not in _WITH_SETTINGS):
         parser.error(f"unrecognized arguments: {' '.join(unknown or overrides)}")
     try:
-        if options.command == "submit":
-            submit_command(options, overrides)
-        elif options.command == "sweep":
-            sweep_command(options, overrides)
-        elif options.command == "pipeline":
-            pipeline_command(options, overrides)
-        elif options.command == "again":
-            again_command(options)
-        elif options.command == "status":
-            status_command(options)
+        if options.command in _WITH_SETTINGS:
+            _WITH_SETTINGS[options.command](options, overrides)
         else:
-            report_command(options)
+            _OTHERS[options.command](options)
     except SlurmError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slurm.cluster import has_sbatch, job_states
-from slurm.typed import SlurmError, from_json, to_json
+from slurm.typed import SlurmError, from_json, to_json, write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +79,7 @@ def only_here(folder: Path) -> Iterator[None]:
 
 def hand_over(run_dir: Path, owner: Owner) -> None:
     """Write another owner into a lock that is held: the job that was submitted under it."""
-    path = lock_path(run_dir)
-    temporary = path.with_name(f".{path.name}.{owner.host}.{os.getpid()}")
-    temporary.write_text(to_json(owner), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(lock_path(run_dir), to_json(owner))
 
 
 def release(run_dir: Path, folder: Path) -> None:

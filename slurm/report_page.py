@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from slurm import plot
 from slurm.report_rows import Group, Row, Spread
+from slurm.state import DONE_STATE, RUNNING_STATE
 
 _STYLE = (
     "body{font:15px sans-serif;margin:2em;max-width:70em}table{border-collapse:collapse;margin-top:1em}"
@@ -64,7 +65,7 @@ def render_page(title: str, rows: Sequence[Row], groups: Sequence[Group], charts
     parts.append("<p>Hollow marks: points that are not done. Bars: smallest and largest of several.</p>")
     if len(groups) < len(rows):
         head, cells = _group_cells(groups)
-        parts.append(_html_table(head, cells, ["done" if group.done else "running" for group in groups]))
+        parts.append(_html_table(head, cells, [DONE_STATE if group.done else RUNNING_STATE for group in groups]))
     head, cells = _row_cells(rows)
     errors = [[*line, row.error] for line, row in zip(cells, rows, strict=True)]
     parts.append(_html_table([*head, "error"], errors, [row.state.split()[0] for row in rows]))

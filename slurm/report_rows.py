@@ -9,7 +9,7 @@ from typing import Any
 
 from slurm.progress import read_json, read_metrics, read_summary
 from slurm.spec import JobSpec, Work, load_spec
-from slurm.state import DONE_STATE, ElementState, element_states
+from slurm.state import DONE_STATE, RUNNING_STATE, ElementState, element_states
 from slurm.status import job_folders
 from slurm.typed import SlurmError, nearest
 
@@ -163,7 +163,7 @@ def _jobs(folder: Path) -> list[Path]:
 def _row(step: _Step, work: Work, state: ElementState, metrics: Sequence[Metric], known: set[str]) -> Row:
     series, last_step = _series(step, work)
     known |= set(series)
-    error = "" if state.state in (DONE_STATE, "running") else state.reason
+    error = "" if state.state in (DONE_STATE, RUNNING_STATE) else state.reason
     return Row(
         name=work.name,
         values=dict(work.values),

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from slurm.typed import SlurmError, load_yaml
 
@@ -183,6 +183,7 @@ DEFAULTS = Resources(
 def add_options(parser: argparse.ArgumentParser) -> None:
     """One option for each field of `Resources`."""
     group = parser.add_argument_group("what the job asks for (site file: the same names with underscores)")
+    kinds = get_type_hints(Resources)
     for field in dataclasses.fields(Resources):
         option = "--" + field.name.replace("_", "-")
         if field.name in ("environment", "sbatch"):
@@ -190,7 +191,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         elif field.name == "exclude_failed_nodes":
             group.add_argument(option, action="store_true", default=None, help=_HELP[field.name])
         else:
-            group.add_argument(option, type=_TYPES.get(field.name, str), default=None, help=_HELP[field.name])
+            kind, _ = get_args(kinds[field.name])  # X | None
+            group.add_argument(option, type=kind, default=None, help=_HELP[field.name])
 
 
 def from_options(options: argparse.Namespace) -> Resources:
@@ -206,20 +208,9 @@ def from_options(options: argparse.Namespace) -> Resources:
             raise SlurmError(f"--{name}: got {wrong[0]!r}, expected NAME=VALUE")
         fields[name] = dict(item.split("=", 1) for item in fields[name]) or None
     if fields["setup"] is not None:
-        fields["setup"] = Path(fields["setup"]).expanduser().resolve()
+        fields["setup"] = fields["setup"].expanduser().resolve()
     return Resources(**fields)
 
-
-_TYPES: dict[str, type] = {
-    "nodes": int,
-    "gpus_per_node": int,
-    "cpus_per_task": int,
-    "mem_gb": float,
-    "signal_lead_s": int,
-    "max_crashes": int,
-    "max_stalls": int,
-    "hang_minutes": float,
-}
 
 _HELP = {
     "nodes": "nodes of the job",

@@ -15,7 +15,7 @@ from slurm.cluster import check_resources, has_sbatch, partitions, require_sbatc
 from slurm.lock import holder, is_alive, only_here
 from slurm.recipe_check import recipe_facts, validate
 from slurm.resources import Resources
-from slurm.snapshot import code_of
+from slurm.snapshot import SNAPSHOT, code_of
 from slurm.spec import JobSpec, Work, check_name, check_new
 from slurm.typed import SlurmError
 
@@ -45,8 +45,8 @@ def submit_command(options: argparse.Namespace, overrides: Sequence[str]) -> Non
     folder = job_folder(options.folder, name)
     if facts.run_dir.resolve() == folder.resolve():
         raise SlurmError(f"--folder {folder}: is the run_dir of the recipe too; give another")
-    code = folder / "snapshot"
-    work = Work(name=name, command=training_command(folder, code, overrides), run_dir=facts.run_dir, steps=facts.steps)
+    command = training_command(folder, folder / SNAPSHOT, overrides)
+    work = Work(name=name, command=command, run_dir=facts.run_dir, steps=facts.steps)
     job = BatchJob(
         folder=folder,
         spec=job_spec(name, directory, (work,), asked),
@@ -148,11 +148,9 @@ def job_spec(
     )
 
 
-def training_command(
-    folder: Path, code: Path, overrides: Sequence[str], recipe: str = RECIPE_COPY, ds_config: str = DS_CONFIG_COPY
-) -> tuple[str, ...]:
+def training_command(folder: Path, code: Path, overrides: Sequence[str]) -> tuple[str, ...]:
     """What each rank of a training job runs."""
-    files = ("--ds_config", str(folder / ds_config), "--recipe", str(folder / recipe))
+    files = ("--ds_config", str(folder / DS_CONFIG_COPY), "--recipe", str(folder / RECIPE_COPY))
     return ("python", str(code / "trainer" / "run.py"), *files, *overrides)
 
 

@@ -1,7 +1,6 @@
 """Values of recipe fields in, one SLURM array out: an element, a run directory and hparams records for each point."""
 
 import argparse
-import dataclasses
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -55,9 +54,7 @@ def sweep_command(options: argparse.Namespace, overrides: Sequence[str]) -> None
     directory = Path.cwd()
     name = options.name or "sweep"
     folder = job_folder(options.folder, name)
-    works = tuple(
-        point_work(folder, folder / SNAPSHOT, options.recipe, overrides, i, point) for i, point in enumerate(points)
-    )
+    works = tuple(point_work(folder, options.recipe, overrides, i, point) for i, point in enumerate(points))
     job = BatchJob(
         folder=folder,
         spec=job_spec(name, directory, works, asked),
@@ -167,13 +164,11 @@ def as_overrides(values: Mapping[str, str]) -> list[str]:
     return [f"{name}={value}" for name, value in values.items()]
 
 
-def point_work(
-    folder: Path, code: Path, recipe: Path, overrides: Sequence[str], index: int, values: Mapping[str, str]
-) -> Work:
+def point_work(folder: Path, recipe: Path, overrides: Sequence[str], index: int, values: Mapping[str, str]) -> Work:
     """One point of a sweep."""
     name = point_name(index, values)
     run_dir = folder / POINTS / name
     laid_over = [*overrides, *as_overrides(values), f"run_dir={run_dir}"]
     facts = recipe_facts(recipe, laid_over, folder)
-    command = training_command(folder, code, laid_over)
-    return dataclasses.replace(Work(name=name, command=command), run_dir=run_dir, steps=facts.steps, values=values)
+    command = training_command(folder, folder / SNAPSHOT, laid_over)
+    return Work(name=name, command=command, run_dir=run_dir, steps=facts.steps, values=values)

@@ -43,7 +43,7 @@ def test_names_are_fit_for_directories():
 def test_a_point_has_its_own_run_directory_and_may_sweep_the_steps(tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text(yaml.safe_dump({"stage": "distill", "run_dir": "runs/x", "steps": 5}))
-    work = point_work(tmp_path / "s", tmp_path / "code", recipe, ["seed=1"], 0, {"steps": "9"})
+    work = point_work(tmp_path / "s", recipe, ["seed=1"], 0, {"steps": "9"})
     assert work.run_dir == tmp_path / "s" / "points" / "000-steps=9"
     assert work.steps == 9
     assert work.command[-3:] == ("seed=1", "steps=9", f"run_dir={work.run_dir}")
