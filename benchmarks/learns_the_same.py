@@ -22,7 +22,8 @@ from data_shards.atomic import write_atomically
 from data_shards.chat import internlm2_chat
 from data_shards.index import load_index
 from data_shards.lengths import sample_sizes
-from data_shards.plan import MixtureEntry, PackLimits, PackStream, SizeTable
+from data_shards.mixture import MixtureEntry, PackLimits, SizeTable
+from data_shards.plan import PackStream
 from data_shards.tiling import ViewLayout
 from trainer.evaluate.drivelm import score
 from trainer.evaluate.judge import NoJudge

@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from data_shards.plan import CostModel, MixtureEntry, PackLimits, PackStream, SizeTable
+from data_shards.cost import CostModel
+from data_shards.mixture import MixtureEntry, PackLimits, SizeTable
+from data_shards.plan import PackStream
 
 LIMITS = PackLimits(max_tokens=16384, max_tiles=48)
 COST = CostModel(token=6 * 1.7e9, tile=3 * 0.63e12, pair=24 * 2048 * 4 * 3)

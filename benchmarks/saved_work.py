@@ -21,7 +21,8 @@ from data_shards.cli import main as data_shards
 from data_shards.cost import CostModel
 from data_shards.index import load_index
 from data_shards.lengths import sample_sizes
-from data_shards.plan import MixtureEntry, PackLimits, PackStream, SizeTable
+from data_shards.mixture import MixtureEntry, PackLimits, SizeTable
+from data_shards.plan import PackStream
 from data_shards.tiling import ViewLayout
 from models.flops import forward_flops
 from models.presets import vlm_preset

@@ -24,8 +24,9 @@ from transformers import InternVLForConditionalGeneration, InternVLVisionConfig,
 
 from data_shards.chat import TokenSegments
 from data_shards.collate import Batch, to_tensors
+from data_shards.mixture import MixtureEntry, PackLimits, SizeTable
 from data_shards.pack import PartMeta, build_pack
-from data_shards.plan import MixtureEntry, PackLimits, PackStream, SizeTable
+from data_shards.plan import PackStream
 from models.attention import pack_layout
 from models.presets import vlm_config
 from models.vision import normalise_tiles

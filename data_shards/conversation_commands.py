@@ -15,8 +15,9 @@ from data_shards.build import DatasetJob, ShardJob
 from data_shards.commands import UsageError, build_all, chunks, dataset_job, splits
 from data_shards.entries import LeftOut
 from data_shards.schema import RawFrame
+from data_shards.sources.conversation_rows import RowRules
 from data_shards.sources.conversation_tars import TarFields, make_tar_frames, scan_tars
-from data_shards.sources.conversations import Conversations, RowRules, make_frames, scan_rows
+from data_shards.sources.conversations import Conversations, make_frames, scan_rows
 from data_shards.write import rows_left_out
 
 LEFT_OUT_FILE = "left_out.jsonl"

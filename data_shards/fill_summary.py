@@ -6,7 +6,8 @@ from pathlib import Path
 from data_shards.chat import ChatTemplate
 from data_shards.index import DatasetIndex
 from data_shards.lengths import CountedSizes, count_samples
-from data_shards.plan import MixtureEntry, PackLimits, SizeTable, oversized, plan_epoch
+from data_shards.mixture import MixtureEntry, PackLimits, SizeTable, oversized
+from data_shards.plan import plan_epoch
 from data_shards.summary import spread
 from data_shards.tiling import ViewLayout
 from data_shards.tokenizer import load_tokenizer

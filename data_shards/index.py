@@ -14,29 +14,10 @@ import numpy as np
 from data_shards.atomic import write_atomically, write_where_allowed
 from data_shards.checked_json import dump_checked, load_checked
 from data_shards.dataset_file import ShardInfo, dataset_shards, read_dataset_file
-from data_shards.entries import LeftOut, MemberSpan, SampleEntry, ShardError
+from data_shards.entries import LeftOut, SampleEntry, ShardError
 from data_shards.samples import ShardPart, ShardSamples
 from data_shards.scan import index_shard
 from data_shards.shard_table import ShardTable, table_from_json, table_of, table_to_json
-
-__all__ = [
-    "DatasetIndex",
-    "MemberSpan",
-    "SampleEntry",
-    "ShardError",
-    "ShardIndex",
-    "add_unique",
-    "check_unique",
-    "index_path",
-    "index_shard",
-    "key_hashes",
-    "load_index",
-    "read_index",
-    "read_shard_index",
-    "shard_info",
-    "shard_is_whole",
-    "write_index",
-]
 
 INDEX_VERSION = 2
 

@@ -77,7 +77,7 @@ def _fill_rows(options: argparse.Namespace, index: DatasetIndex, layout: ViewLay
         return []
     from data_shards.chat import chatml, internlm2_chat  # brings transformers
     from data_shards.fill_summary import FillSettings, fill_rows
-    from data_shards.plan import PackLimits
+    from data_shards.mixture import PackLimits
 
     settings = FillSettings(
         tokenizer=options.tokenizer,

@@ -14,7 +14,8 @@ from data_shards.collate import Batch
 from data_shards.frame_dataset import FrameDataset, FrameSource, SlottedBatch, TextSettings
 from data_shards.lengths import sample_sizes, shard_numbers, tile_sizes
 from data_shards.loader_worker import start_worker
-from data_shards.plan import MixtureEntry, PackLimits, PackStream
+from data_shards.mixture import MixtureEntry, PackLimits
+from data_shards.plan import PackStream
 from data_shards.rank_order import RankOrder
 from data_shards.slots import TileSlots
 from data_shards.storage import Unreachable

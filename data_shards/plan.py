@@ -18,29 +18,11 @@ from data_shards.mixture import (
     MixtureEntry,
     PackLimits,
     PlanError,
-    SampleSize,
-    SizeTable,
     check_settings,
     flatten,
-    oversized,
     typical_tokens,
 )
 from data_shards.sections import SectionRows, num_sections
-
-__all__ = [
-    "CostModel",
-    "MixtureEntry",
-    "PackLimits",
-    "PackPlan",
-    "PackStream",
-    "PlanError",
-    "SampleSize",
-    "SectionPlan",
-    "SizeTable",
-    "Visit",
-    "oversized",
-    "plan_epoch",
-]
 
 _PACK_BITS = 32
 

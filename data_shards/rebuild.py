@@ -4,7 +4,8 @@ from pathlib import Path
 
 from data_shards.dataset_file import DatasetInfo, dataset_shards, read_dataset_file, unfinished, write_dataset_file
 from data_shards.entries import ShardError
-from data_shards.index import add_unique, index_shard, shard_info, write_index
+from data_shards.index import add_unique, shard_info, write_index
+from data_shards.scan import index_shard
 
 
 def rebuild_index(directory: Path) -> DatasetInfo:

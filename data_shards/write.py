@@ -13,13 +13,13 @@ from data_shards.entries import LeftOut, ShardError
 from data_shards.index import (
     check_unique,
     index_path,
-    index_shard,
     key_hashes,
     read_index,
     read_shard_index,
     shard_info,
     write_index,
 )
+from data_shards.scan import index_shard
 from data_shards.schema import (
     MAX_IMAGE_BYTES,
     MAX_RECORD_BYTES,

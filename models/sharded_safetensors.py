@@ -27,8 +27,6 @@ from models.safetensors_format import (
     some,
 )
 
-__all__ = ["INDEX_FILE", "SINGLE_FILE", "ShardedReader", "ShardedWriter", "WeightsFileError"]
-
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _COPIED_BYTES = 1 << 24

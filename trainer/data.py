@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from itertools import islice
 
 from data_shards.collate import Batch
+from data_shards.cost import CostModel
 from data_shards.entries import ShardError
 from data_shards.loader import FrameSource, PackLoader, TextSettings
 from data_shards.mixture import PackLimits, least_limits
-from data_shards.plan import CostModel, PackStream
+from data_shards.plan import PackStream
 from data_shards.read import has_all_cameras
 from data_shards.token_fractions import GENERAL_SHARE, default_fractions, shares, with_fractions
 from trainer.dist import Ranks

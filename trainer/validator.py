@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from data_shards.cost import CostModel
 from data_shards.index import DatasetIndex
 from data_shards.loader import TextSettings
-from data_shards.plan import CostModel
 from trainer.data import Data, make_data
 from trainer.dist import Ranks
 from trainer.engine import Engine

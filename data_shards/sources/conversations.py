@@ -18,17 +18,6 @@ from data_shards.sources.conversation_rows import Conversation, RowError, RowRul
 from data_shards.sources.drivelm_annotations import SourceError
 from data_shards.views import stored_jpeg
 
-__all__ = [
-    "Conversations",
-    "FrameRows",
-    "RowRules",
-    "frame_of",
-    "left_out",
-    "make_frames",
-    "questions_of",
-    "scan_rows",
-]
-
 _MOST_IMAGES = 10_000
 """Image names of the schema have up to four digits."""
 

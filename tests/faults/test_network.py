@@ -6,7 +6,7 @@ import torch
 
 from data_shards.chat import internlm2_chat
 from data_shards.loader import FrameSource, PackLoader, TextSettings, pack_stream
-from data_shards.plan import PackLimits
+from data_shards.mixture import PackLimits
 from data_shards.remote import CacheSettings, open_dataset
 from data_shards.retry import Retry
 from data_shards.tiling import ViewLayout

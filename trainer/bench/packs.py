@@ -12,8 +12,10 @@ import torch
 
 from data_shards.chat import TokenSegments
 from data_shards.collate import Batch, Targets, to_tensors
+from data_shards.cost import CostModel
+from data_shards.mixture import MixtureEntry, PackLimits, SizeTable
 from data_shards.pack import PartMeta, build_pack
-from data_shards.plan import CostModel, MixtureEntry, PackLimits, PackPlan, PackStream, SectionPlan, SizeTable
+from data_shards.plan import PackPlan, PackStream, SectionPlan
 
 DATASET = "random"
 _FRAMES = 400

@@ -18,9 +18,10 @@ import pytest
 from data_shards.checked_json import dump_checked, load_checked
 from data_shards.dataset_file import read_dataset_file, write_dataset_file
 from data_shards.entries import ShardError
-from data_shards.index import index_path, index_shard, load_index, shard_is_whole, write_index
+from data_shards.index import index_path, load_index, shard_is_whole, write_index
 from data_shards.lint import lint
 from data_shards.rebuild import rebuild_index
+from data_shards.scan import index_shard
 from data_shards.schema import CAMERAS
 from tests.helpers.frames import camera_frames, write_dataset
 

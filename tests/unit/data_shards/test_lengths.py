@@ -7,7 +7,7 @@ from data_shards import lengths
 from data_shards.chat import internlm2_chat, tokenize_frame
 from data_shards.index import load_index
 from data_shards.lengths import _load, _store, count_samples, count_tiles, sample_sizes, shard_numbers, tile_sizes
-from data_shards.plan import SampleSize, SizeTable
+from data_shards.mixture import SampleSize, SizeTable
 from data_shards.read import BadSample, read_frame
 from data_shards.schema import CAMERAS
 from data_shards.tiling import ViewLayout

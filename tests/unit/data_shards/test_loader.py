@@ -20,7 +20,8 @@ from data_shards.frame_dataset import FrameDataset
 from data_shards.index import load_index
 from data_shards.lengths import sample_sizes
 from data_shards.loader import FrameSource, LoaderError, PackLoader, TextSettings, pack_stream, tile_stream
-from data_shards.plan import PackLimits, PackPlan, Visit
+from data_shards.mixture import PackLimits
+from data_shards.plan import PackPlan, Visit
 from data_shards.read import BadSample, read_frame
 from data_shards.schema import CAMERAS, Question, RawFrame
 from data_shards.storage import Unreachable

@@ -5,18 +5,10 @@ import numpy as np
 import pytest
 
 from data_shards import sections
+from data_shards.cost import CostModel
 from data_shards.fill import Filler
-from data_shards.plan import (
-    CostModel,
-    MixtureEntry,
-    PackLimits,
-    PackStream,
-    PlanError,
-    SampleSize,
-    SizeTable,
-    oversized,
-    plan_epoch,
-)
+from data_shards.mixture import MixtureEntry, PackLimits, PlanError, SampleSize, SizeTable, oversized
+from data_shards.plan import PackStream, plan_epoch
 
 FULL_SIZE = PackLimits(max_tokens=16384, max_tiles=48)
 SMALL = PackLimits(max_tokens=300, max_tiles=10)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from data_shards.plan import MixtureEntry, PackLimits, PackStream, PlanError, SampleSize, SizeTable
+from data_shards.mixture import MixtureEntry, PackLimits, PlanError, SampleSize, SizeTable
+from data_shards.plan import PackStream
 from data_shards.token_fractions import default_fractions, shares, with_fractions
 from tests.unit.data_shards.test_plan import FULL_SIZE, driving, general
 

@@ -8,8 +8,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from models.presets import text_config
-from models.safetensors_format import DTYPE_NAMES
-from models.sharded_safetensors import INDEX_FILE, SINGLE_FILE, ShardedReader, ShardedWriter, WeightsFileError
+from models.safetensors_format import DTYPE_NAMES, WeightsFileError
+from models.sharded_safetensors import INDEX_FILE, SINGLE_FILE, ShardedReader, ShardedWriter
 from models.vlm import build_language
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data_shards.plan import CostModel
+from data_shards.cost import CostModel
 from trainer.bench.packs import PackSettings, random_batches, useful_tokens
 
 
