@@ -15,12 +15,12 @@ from models.activations import (
 )
 from models.attention import pack_layout
 from models.attention.base import Backend
-from models.attention.plain_kernel import PlainKernel
 from models.attention.two_pass import TwoPassPlan
 from models.checkpointing import checkpoint_layers
 from models.distill_heads import Codebook, DistillStudent
 from models.presets import text_config, vision_config, vlm_preset
 from models.vlm import PackedVLM, build_vision, build_vlm
+from tests.helpers.plain_kernel import PlainKernel
 from tests.unit.models.tiny import IMAGE_TOKEN, VOCAB, tiny_pack
 from trainer.losses import negative_cosine, patch_kl
 

@@ -7,10 +7,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from models.attention import PACK_ATTENTION, Backend, register_pack_attention
-from models.attention.plain_kernel import PlainKernel
 from models.attention.two_pass import TwoPassPlan
 from models.vlm import build_language
 from tests.gpu.reference import Case
+from tests.helpers.plain_kernel import PlainKernel
 
 MAX_POSITIONS = 32
 PACK = Case(lengths=((12, (6, 9, 11)), (20, (5,)), (0, (25,)), (14, (4, 17))))

@@ -1,5 +1,6 @@
-"""The kernel interface in plain PyTorch: any device and precision in, float64 results where wanted out. It loops over
-sequences and holds their scores, and it is what the two-pass algorithm is checked with where there is no GPU.
+"""The kernel interface in plain PyTorch: any device and precision in, float64 results where wanted out.
+
+It loops over sequences and holds their scores; the two-pass algorithm is checked with it where there is no GPU.
 
 Shape suffixes: Q query tokens, P key tokens, H query heads, K key-value heads, D head width.
 """
