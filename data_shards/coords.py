@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from data_shards.schema import CAMERAS, VIEW_SIZE
+from data_shards.schema import CAMERAS, CANVAS_GRID, VIEW_SIZE
 
-_COLUMNS, _ROWS = 3, 2
+_COLUMNS, _ROWS = CANVAS_GRID
 _UNITS = 1000
 _SHOWN = 3
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_shards.decode import ImageError, decode_jpeg
 from data_shards.page_style import STYLE
-from data_shards.schema import CAMERAS, QUESTION_KINDS, VIEW_SIZE, Question, RawFrame
+from data_shards.schema import CAMERAS, QUESTION_KINDS, TAG_NAMES, VIEW_SIZE, Question, RawFrame
 
 THUMBNAIL_WIDTH = 480
 _TAG = re.compile(r"<(c\d+),(CAM_[A-Z_]+),(\d+(?:\.\d+)?),(\d+(?:\.\d+)?)>")
@@ -27,7 +27,6 @@ _COLOURS = (
     "#546e7a",
 )
 _OPEN_QUESTIONS = 12
-_TAG_NAMES = {0: "accuracy", 1: "judge", 2: "language", 3: "match"}
 
 
 def inspect_page(title: str, summary: str, frames: Iterable[RawFrame]) -> str:
@@ -151,7 +150,7 @@ def _kind(kind: str, questions: Sequence[Question]) -> str:
 
 
 def _question(question: Question) -> str:
-    tags = "".join(f'<span class="tag">{_TAG_NAMES.get(tag, str(tag))}</span>' for tag in question.tags)
+    tags = "".join(f'<span class="tag">{TAG_NAMES[tag]}</span>' for tag in question.tags)
     lines = "".join(f'<p class="q">{_text(q)}</p><p class="a">{_text(a)}</p>' for q, a in question.turns)
     return f"<li>{tags}{lines}</li>"
 

@@ -22,13 +22,18 @@ CAMERAS = (
 )
 """The six nuScenes cameras in canvas order: the upper row of the 3x2 canvas, then the lower."""
 
+CANVAS_GRID = (3, 2)
+"""Columns and rows of the canvas."""
+
 VIEW_SIZE = (1600, 900)
 """Width and height in pixels to which every DriveLM coordinate refers, whatever the stored image size."""
 
 QUESTION_KINDS = ("perception", "prediction", "planning", "behavior", "general")
 
-TAGS = range(4)
-"""DriveLM's test tags: accuracy, judge, language, match."""
+TAG_NAMES = ("accuracy", "judge", "language", "match")
+"""What DriveLM's test tags 0 to 3 are scored by."""
+
+TAGS = range(len(TAG_NAMES))
 
 MAX_RECORD_BYTES = 16 << 20
 """A longer JSON member is not written, and refused before it is read; the longest of DriveLM has under 100 KB."""

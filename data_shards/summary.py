@@ -11,11 +11,10 @@ from data_shards.coords import unparsed_tags
 from data_shards.dataset_file import read_dataset_file
 from data_shards.index import DatasetIndex, load_index
 from data_shards.read import BadSample, read_frame
-from data_shards.schema import QUESTION_KINDS, RawFrame
+from data_shards.schema import QUESTION_KINDS, TAG_NAMES, RawFrame
 from data_shards.tiling import ViewLayout, tiles_per_image
 
 _PERCENTILES = (0, 50, 99, 100)
-_TAG_NAMES = {0: "0 accuracy", 1: "1 judge", 2: "2 language", 3: "3 match"}
 
 
 def summarise(directory: Path) -> tuple[str, list[str]]:
@@ -39,7 +38,7 @@ def summarise(directory: Path) -> tuple[str, list[str]]:
         ("samples", f"{len(index):,} in {len(counts.scenes):,} scenes"),
         ("questions", f"{total:,}, {total / max(1, len(index)):.1f} a sample"),
         ("  by type", _listed((kind, counts.kinds[kind]) for kind in QUESTION_KINDS if counts.kinds[kind])),
-        ("  by tag", _listed((_TAG_NAMES.get(tag, str(tag)), counts.tags[tag]) for tag in sorted(counts.tags))),
+        ("  by tag", _listed((f"{tag} {TAG_NAMES[tag]}", counts.tags[tag]) for tag in sorted(counts.tags))),
         ("  in test form", f"{counts.tagged:,}"),
         ("  by turns", _listed((f"{n}", counts.turns[n]) for n in sorted(counts.turns))),
         ("  answer", f"{counts.characters / max(1, total):.0f} characters, longest {counts.longest}"),

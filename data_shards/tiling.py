@@ -11,10 +11,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data_shards.decode import MAX_PIXELS, Picture, decode_picture, jpeg_size, resize
-from data_shards.schema import CAMERAS
+from data_shards.schema import CAMERAS, CANVAS_GRID
 
-_CANVAS_COLUMNS, _CANVAS_ROWS = 3, 2
-
+_CANVAS_COLUMNS, _CANVAS_ROWS = CANVAS_GRID
 
 Allocate = Callable[[int], np.ndarray]
 """A number of tiles to uint8 [T, S, S, 3], with any content."""
