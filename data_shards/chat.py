@@ -2,8 +2,9 @@
 out, cut at a special token, so that prefix + segment are the ids of the whole conversation tokenised at once."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -25,7 +26,7 @@ class ChatTemplate:
     """How a conversation is written.
 
     Attributes:
-        name: `internlm2-chat` or `chatml`.
+        name: of `TEMPLATES`.
         system: system message; empty for none.
         turn_break: text after each `<|im_end|>`.
         coordinates: how the points of questions and answers are written.
@@ -71,6 +72,11 @@ def chatml(*, system: str = "", coordinates: CoordinateFormat = DRIVELM) -> Chat
     """ChatML: the same turns with a newline after each `<|im_end|>`."""
     return ChatTemplate(name="chatml", system=system, turn_break="\n", coordinates=coordinates)
 
+
+TEMPLATES: Mapping[str, Callable[..., ChatTemplate]] = MappingProxyType(
+    {"internlm2-chat": internlm2_chat, "chatml": chatml}
+)
+"""By the name that recipes and preprocessing files give."""
 
 Spans = tuple[tuple[tuple[int, int], ...], ...]
 """(start, end) of some tokens, for each segment."""

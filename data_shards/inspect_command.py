@@ -75,13 +75,13 @@ def _more_rows(options: argparse.Namespace) -> list[tuple[str, str]]:
 def _fill_rows(options: argparse.Namespace, index: DatasetIndex, layout: ViewLayout) -> list[tuple[str, str]]:
     if options.tokenizer is None:
         return []
-    from data_shards.chat import chatml, internlm2_chat  # brings transformers
+    from data_shards.chat import TEMPLATES  # brings transformers
     from data_shards.fill_summary import FillSettings, fill_rows
     from data_shards.mixture import PackLimits
 
     settings = FillSettings(
         tokenizer=options.tokenizer,
-        template={"internlm2-chat": internlm2_chat, "chatml": chatml}[options.template](),
+        template=TEMPLATES[options.template](),
         layout=layout,
         tokens_per_tile=options.tokens_per_tile,
         limits=PackLimits(max_tokens=options.max_tokens, max_tiles=options.max_tiles),

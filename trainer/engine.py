@@ -246,7 +246,7 @@ def whole_parameters(module: nn.Module, ranks: Ranks) -> Iterator[tuple[str, tor
     and hold no more than before.
     """
     for name, parameter in module.named_parameters():
-        yield name, _joined(parameter, ranks) if hasattr(parameter, "ds_id") else parameter.detach()
+        yield name, _joined(parameter, ranks) if _is_divided(parameter) else parameter.detach()
 
 
 def _joined(parameter: Any, ranks: Ranks) -> torch.Tensor | None:

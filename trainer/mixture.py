@@ -19,7 +19,7 @@ from data_shards.mixture import MixtureEntry, PackLimits, oversized
 from data_shards.quarantine import BadRecord
 from data_shards.remote import CacheSettings, open_dataset
 from trainer.dist import Ranks
-from trainer.recipe import DatasetSection, Recipe
+from trainer.recipe import DataSection, DatasetSection, Recipe
 from trainer.targets.record import cached_targets
 
 
@@ -83,6 +83,11 @@ def make_mixture(recipe: Recipe, text: TextSettings | None, ranks: Ranks | None 
     )
 
 
+def cache_settings(data: DataSection) -> CacheSettings:
+    """Where a recipe keeps what lies at an address."""
+    return CacheSettings(directory=data.cache_dir, max_bytes=round(data.cache_gib * (1 << 30)))
+
+
 def check_same(mixture: Mixture, ranks: Ranks) -> None:
     """Refuse ranks that would follow different plans; called on all ranks.
 
@@ -109,9 +114,8 @@ def _sha256(index: DatasetIndex, entry: MixtureEntry) -> str:
 
 
 def _sources(recipe: Recipe) -> list[FrameSource]:
-    data = recipe.data
-    cache = CacheSettings(directory=data.cache_dir, max_bytes=round(data.cache_gib * (1 << 30)))
-    return [_source(recipe, dataset, cache) for dataset in data.datasets]
+    cache = cache_settings(recipe.data)
+    return [_source(recipe, dataset, cache) for dataset in recipe.data.datasets]
 
 
 def _source(recipe: Recipe, dataset: DatasetSection, cache: CacheSettings) -> FrameSource:

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data_shards.chat import ChatTemplate, chatml, internlm2_chat
+from data_shards.chat import TEMPLATES, ChatTemplate
 from data_shards.coords import DRIVELM, CoordinateFormat
 from data_shards.tiling import LayoutError, ViewLayout
 from trainer.config import load_recipe
@@ -22,7 +22,7 @@ class Preprocessing:
 
     Attributes:
         view: how images become tiles.
-        template: name of the chat template, `internlm2-chat` or `chatml`.
+        template: name of the chat template, of `data_shards.chat.TEMPLATES`.
         system: system message; empty for none.
         coordinates: how the points of questions and answers are written.
     """
@@ -34,8 +34,7 @@ class Preprocessing:
 
     def chat(self) -> ChatTemplate:
         """The chat template with its system message."""
-        make = chatml if self.template == "chatml" else internlm2_chat
-        return make(system=self.system, coordinates=self.coordinates)
+        return TEMPLATES[self.template](system=self.system, coordinates=self.coordinates)
 
 
 def read_preprocessing(model_dir: Path, recipe: Path | None = None) -> Preprocessing:
@@ -79,8 +78,8 @@ def _read(path: Path) -> Preprocessing:
         raise PreprocessingError(
             f"{path}: got settings that do not parse ({error}), expected the file that the export wrote; export again"
         ) from error
-    if settings.template not in ("internlm2-chat", "chatml"):
+    if settings.template not in tuple(TEMPLATES):  # JSON may hold what no mapping can look up
         raise PreprocessingError(
-            f"{path}: field 'template': got {settings.template!r}, expected internlm2-chat or chatml; export again"
+            f"{path}: field 'template': got {settings.template!r}, expected {' or '.join(TEMPLATES)}; export again"
         )
     return settings

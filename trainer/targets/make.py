@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import torch
 
-from data_shards.remote import CacheSettings, open_dataset
+from data_shards.remote import open_dataset
 from data_shards.write_targets import TargetsJob, write_targets
 from models.distill_heads import Codebook
 from trainer.codebook import fit_codebook, given_codebook, read_codebook
 from trainer.data import make_data
 from trainer.dist import compute_device
 from trainer.hashes import files_sha256
+from trainer.mixture import cache_settings
 from trainer.recipe import Recipe
 from trainer.stages.frozen import FrozenPart
 from trainer.stages.towers import TowerShape, choose_kernels, frozen_tower, teacher_tower
@@ -60,7 +61,7 @@ def make_targets(recipe: Recipe, part: tuple[int, int], say: Say) -> None:
     record = targets_record(recipe, codebook, str(tower.dtype).removeprefix("torch."))
     device = compute_device()
     teach = teaching(tower, Codebook(codebook.prototypes).to(device), record, device, tower.dtype)
-    cache = CacheSettings(directory=recipe.data.cache_dir, max_bytes=round(recipe.data.cache_gib * (1 << 30)))
+    cache = cache_settings(recipe.data)
     for dataset in recipe.data.datasets:
         assert dataset.targets is not None, "the command checks what it needs"
         job = TargetsJob(
