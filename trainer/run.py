@@ -24,6 +24,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from data_shards.loader import LoaderError
+from data_shards.read import BadSample
 from data_shards.storage import Unreachable
 from trainer import dist
 from trainer.engine import EngineError
@@ -66,12 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report_failure(str(error), on_all_ranks=False)
         return FAILURE
     except ValueError as error:
-        if type(error).__module__.partition(".")[0] not in ("trainer", "models", "data_shards"):
+        if not is_ours(error):
             raise
-        report_failure(str(error), on_all_ranks=type(error).__name__ != "BadSample")
+        report_failure(str(error), on_all_ranks=not isinstance(error, BadSample))
         return USAGE
     finally:
         dist.teardown(others_wait=failed)
+
+
+def is_ours(error: ValueError) -> bool:
+    """Whether an error is of this project's own classes, whose messages are made for users."""
+    return type(error).__module__.partition(".")[0] in ("trainer", "models", "data_shards")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
