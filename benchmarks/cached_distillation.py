@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import yaml
 
-from data_shards.atomic import write_atomically
+from data_shards.atomic import write_json
 from data_shards.dataset_file import read_dataset_file
 from data_shards.sources.synthetic import driving_frames
 from data_shards.teacher_targets import TargetsRecord
@@ -63,8 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dist.teardown()
     print(json.dumps(result, indent=2))
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(options.out, (json.dumps(result, indent=2) + "\n").encode())
+        write_json(options.out, result)
     return 0 if min(own["times_online"] for own in result["cached"].values()) >= 4 else 1
 
 

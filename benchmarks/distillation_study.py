@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.students import ROOT, answer, execute, make_world, side_by_side, train
-from data_shards.atomic import write_atomically
+from data_shards.atomic import write_atomically, write_json
 from trainer.demo import TINY, columns
 from trainer.evaluate.drivelm import score
 from trainer.evaluate.judge import NoJudge
@@ -112,8 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = {"sizes": {k: str(v) for k, v in vars(study).items() if k != "work"}, "scores": scores}
     print(table(scores))
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(options.out, (json.dumps(result, indent=2) + "\n").encode())
+        write_json(options.out, result)
     return 0 if helps(scores) else 1
 
 

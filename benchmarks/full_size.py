@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.full_size_tokenizer import write_tokenizer
+from data_shards.atomic import write_json
 from data_shards.tiling import ViewLayout
 from data_shards.tokenizer import load_tokenizer
 from models.blanks import stored_vlm
@@ -60,8 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         for name in () if options.keep else PARTS:
             shutil.rmtree(options.scratch / name, ignore_errors=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(options.out, report)
     _print(report)
     print(f"report: {options.out}")
     return 0 if report["identical"] and all(step["within_bound"] for step in report["steps"]) else 1

@@ -11,7 +11,6 @@ import argparse
 import functools
 import io
 import itertools
-import json
 import multiprocessing
 import statistics
 import sys
@@ -29,6 +28,7 @@ import webdataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from data_shards.atomic import write_json
 from data_shards.decode import decode_picture, resize
 from data_shards.index import load_index
 from data_shards.loader import FrameSource, PackLoader, tile_stream
@@ -81,8 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in (*medians.items(), *result["ratios"].items()):
         print(f"{name:<52}{value:8.2f}")
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(options.out, result)
     return 0
 
 

@@ -8,7 +8,6 @@ bytes, is left out.
 """
 
 import argparse
-import json
 import multiprocessing
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from torch.utils.data import get_worker_info
 from torch.utils.data._utils import worker
 
 from benchmarks.loader_speed import FRAMES_A_PACK, LAYOUT, TILES_A_FRAME, decode_views, tiling, write_frames
+from data_shards.atomic import write_json
 from data_shards.frame_dataset import FrameDataset, SlottedBatch
 from data_shards.index import DatasetIndex, load_index
 from data_shards.loader import FrameSource, tile_stream
@@ -53,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in result.items():
         print(f"{name:<28}{value:8.2f}")
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(options.out, result)
     return 0
 
 

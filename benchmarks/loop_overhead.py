@@ -11,7 +11,6 @@ and in processor time of the main rank, which other jobs on the machine disturb 
 import argparse
 import json
 import os
-import socket
 import statistics
 import sys
 import tempfile
@@ -27,7 +26,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_shards.atomic import write_atomically
+from data_shards.atomic import write_json
 from data_shards.collate import Batch
 from trainer import dist
 from trainer.config import Recipe, load_recipe
@@ -56,12 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as directory:
-        mp.spawn(_rank, (_free_port(), options, Path(directory)), nprocs=WORLD)
+        mp.spawn(_rank, (dist.free_port(), options, Path(directory)), nprocs=WORLD)
         result = json.loads((Path(directory) / "result.json").read_text())
     print(json.dumps(result, indent=2))
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(options.out, (json.dumps(result, indent=2) + "\n").encode())
+        write_json(options.out, result)
     return 0
 
 
@@ -159,12 +157,6 @@ def _recipe(options: argparse.Namespace, directory: Path) -> Recipe:
     path = directory / f"recipe-{os.environ['RANK']}.yaml"
     path.write_text(yaml.safe_dump(tree))
     return load_recipe(path)[0]
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ tokens a driving frame; general samples of 0 to 13 tiles and one answer. FLOPs a
 """
 
 import argparse
-import json
 import resource
 import time
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from data_shards.atomic import write_json
 from data_shards.cost import CostModel
 from data_shards.mixture import MixtureEntry, PackLimits, SizeTable
 from data_shards.plan import PackStream
@@ -169,8 +169,7 @@ def main() -> None:
         results[f"{name}, first fit"] = describe_first_fit(mixture)
     results["saved work"] = saved_work(driving(500))
     results["large plan"] = large_plan(options.samples)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=2) + "\n")
+    write_json(options.out, results)
     for name, values in results.items():
         print(name, ", ".join(f"{key} {value:.4g}" for key, value in values.items()))
 

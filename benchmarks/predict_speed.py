@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_shards.asked import question_order  # noqa: E402
-from data_shards.atomic import write_atomically
+from data_shards.atomic import write_json
 from data_shards.chat import STOP, tokenize_prompts
 from data_shards.index import load_index
 from data_shards.read import read_frame
@@ -47,8 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = measure(options.model, options.data, options.frames, options.max_new_tokens)
     print(json.dumps(result, indent=2))
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(options.out, (json.dumps(result, indent=2) + "\n").encode())
+        write_json(options.out, result)
     return 0 if result["same_answers"] else 1
 
 

@@ -7,7 +7,6 @@ counted for `drivlm-2b` in stage 2. The frames are repeated, so that packs can b
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from data_shards.atomic import write_json
 from data_shards.chat import internlm2_chat
 from data_shards.cli import main as data_shards
 from data_shards.cost import CostModel
@@ -46,8 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result |= {"tokens a question": float(sizes.tokens.mean())}
     rows = {k: work(SizeTable.joined([sizes] * REPEATS), k) for k in VISITS}
     report = {**result, "a question": rows, "saved": {k: saved(rows[1], rows[k]) for k in VISITS[1:]}}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(options.out, report)
     print(", ".join(f"{name} {value:.4g}" for name, value in result.items()))
     for k, row in rows.items():
         times = f" ({', '.join(f'{v:.1f} x' for v in saved(rows[1], row).values())} less)" if k > 1 else ""

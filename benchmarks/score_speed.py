@@ -24,6 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from data_shards.atomic import write_json  # noqa: E402
 from trainer.evaluate.judge import NoJudge  # noqa: E402
 from trainer.evaluate.ptb_java import tokenize_with_java  # noqa: E402
 from trainer.evaluate.ptb_tokenizer import tokenize_lines  # noqa: E402
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
     for name, (clock, processor) in seconds.items():
         print(f"{name:38} {clock:6.2f} s by the clock, {processor:6.2f} s of processor time")
     if options.out:
-        options.out.write_text(json.dumps({"questions": options.questions, "seconds": seconds}, indent=2) + "\n")
+        write_json(options.out, {"questions": options.questions, "seconds": seconds})
     return 0
 
 

@@ -9,7 +9,6 @@ their summed losses are compared. Times are processor time, so that a busy machi
 
 import argparse
 import copy
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import InternVLForConditionalGeneration, InternVLVisionConfig, LlamaConfig
 
+from data_shards.atomic import write_json
 from data_shards.chat import TokenSegments
 from data_shards.collate import Batch, to_tensors
 from data_shards.mixture import MixtureEntry, PackLimits, SizeTable
@@ -52,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     mixtures = {"driving": [frames], "mixture": [frames, general(len(frames.tokens) // 4)]}
     model = tiny_model()
     results: dict[str, Any] = {name: measure(model, tables) for name, tables in mixtures.items()}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=2) + "\n")
+    write_json(options.out, results)
     for name, rows in results.items():
         for row, values in rows.items():
             print(f"{name:<10}{row:<12}" + ", ".join(f"{key} {value:.4g}" for key, value in values.items()))

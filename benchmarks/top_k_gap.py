@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cosine_similarity, log_softmax
 
-from data_shards.atomic import write_atomically
+from data_shards.atomic import write_json
 from data_shards.index import load_index
 from data_shards.read import read_frame
 from data_shards.tiling import ViewLayout, tile_jpegs
@@ -48,8 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = measure(_tiles(options.work_dir), options.steps)
     print(json.dumps(result, indent=2))
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(options.out, (json.dumps(result, indent=2) + "\n").encode())
+        write_json(options.out, result)
     return 0
 
 

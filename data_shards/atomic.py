@@ -1,12 +1,13 @@
-"""Bytes or a writer in, a file out that is either whole or not there."""
+"""Bytes, a record or a writer in, a file out that is either whole or not there."""
 
 import errno
+import json
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 TEMPORARY_SUFFIX = ".partial"
 
@@ -38,6 +39,12 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
     with atomic_file(path) as file:
         file.write(data)
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write a record as indented JSON, whole or not at all; its directory is made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def write_where_allowed(path: Path, data: bytes) -> None:

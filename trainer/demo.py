@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_shards.atomic import write_json
 from data_shards.index import load_index
 from data_shards.read import read_frame
 from data_shards.sources.drivelm import tagged_questions
@@ -92,7 +93,7 @@ def run_demo(run_dir: Path, sizes: Sizes) -> dict[str, Any]:
         "tensorboard": f"{Path(sys.executable).parent / 'tensorboard'} --logdir {run_dir}",
     }
     summary["seconds"] = round(time.monotonic() - started, 1)
-    (run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_json(run_dir / "summary.json", summary)
     _draw_answers(run_dir)
     return summary
 

@@ -18,7 +18,7 @@ import torch
 import yaml
 from transformers import PreTrainedModel
 
-from data_shards.atomic import write_atomically
+from data_shards.atomic import write_atomically, write_json
 from models.loading import Files
 from models.saving import ModelWriter
 from trainer.dist import Ranks
@@ -170,9 +170,9 @@ class RunDir:
         self.make()
         try:
             write_atomically(self.path / "recipe.yaml", recipe_text.encode())
-            _write_json(self.path / "ds_config.json", ds_config)
-            _write_json(self.path / ENVIRONMENT_FILE, _environment(world_size))
-            _write_json(self.path / INPUTS_FILE, inputs or {})
+            write_json(self.path / "ds_config.json", ds_config)
+            write_json(self.path / ENVIRONMENT_FILE, _environment(world_size))
+            write_json(self.path / INPUTS_FILE, inputs or {})
         except OSError as error:
             raise RunDirError(
                 f"run_dir: got {self.path}, which cannot be written ({error.strerror}); make room there, or give "
@@ -189,7 +189,7 @@ class RunDir:
             "loss_last": statistics.fmean(state.last[-WINDOW:] or [0.0]),
             "samples_per_s": round(state.samples / max(state.seconds, 1e-9), 3),
         }
-        _write_json(self.path / "summary.json", summary)
+        write_json(self.path / "summary.json", summary)
         return summary
 
 
@@ -249,10 +249,6 @@ def write_model(
 def _add(writers: list[ModelWriter], name: str, value: torch.Tensor | None) -> None:
     assert value is not None, "the main rank has every parameter whole"
     writers[0].add(name, value)
-
-
-def _write_json(path: Path, record: Mapping[str, Any]) -> None:
-    write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def _environment(world_size: int) -> dict[str, Any]:

@@ -4,7 +4,6 @@ On several GPUs: `deepspeed --module trainer.bench ...`. Prints a table and writ
 """
 
 import argparse
-import json
 import os
 import tempfile
 import warnings
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from data_shards.atomic import write_json
 from trainer import dist
 from trainer.bench.collectives import COMMUNICATION
 from trainer.bench.frames import make_shards
@@ -23,7 +23,7 @@ from trainer.bench.settings import PRESETS, ROOT, BenchSettings
 from trainer.checkpointing_section import CheckpointingSection
 from trainer.loggers import announce, report_failure
 from trainer.memory import GIB
-from trainer.run import leave
+from trainer.run import is_ours, leave
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,20 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             figures = measure(settings, ranks, shared)
             ranks.barrier()
         announce(_table(figures))
-        ranks.on_main(lambda: _write(options.out, figures))
+        ranks.on_main(lambda: write_json(options.out, figures))
     except ValueError as error:
-        if type(error).__module__.partition(".")[0] not in ("trainer", "models", "data_shards"):
+        if not is_ours(error):
             raise
         report_failure(str(error), on_all_ranks=True)
         return 2
     finally:
         dist.teardown()
     return 0
-
-
-def _write(path: Path, figures: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def _table(figures: dict[str, Any]) -> str:

@@ -5,7 +5,6 @@ every implementation; forward and backward passes, on the device's own clock. Pr
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig
 
+from data_shards.atomic import write_json
 from data_shards.cost import CostModel
 from models.attention import AttentionError, choose_backend, pack_layout
 from models.attention.choose import ORDER as BACKENDS
@@ -63,8 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     timer = _Timer(device, options.repeat)
     rows = [*_attention(config, options.tokens, dtype, timer), *_operations(config, options.tokens, dtype, timer)]
     announce("\n".join(map(_line, rows)))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps([vars(row) for row in rows], indent=2) + "\n")
+    write_json(options.out, [vars(row) for row in rows])
     return 0
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from data_shards.atomic import write_json
 from trainer.bench.settings import PRESETS, ROOT
 from trainer.bench.suite_page import ALONE, CHECKS, page
 from trainer.dist import free_port
@@ -187,7 +188,7 @@ def _write(options: argparse.Namespace, results: Sequence[PartResult]) -> None:
         "python": platform.python_version(),
     }
     rows = [vars(result) for result in results]
-    (options.out / "suite.json").write_text(json.dumps({"about": about, "parts": rows}, indent=2) + "\n")
+    write_json(options.out / "suite.json", {"about": about, "parts": rows})
     (options.out / "suite.md").write_text(page(about, rows))
 
 

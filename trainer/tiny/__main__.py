@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from data_shards.atomic import write_json
 from data_shards.chat import internlm2_chat
 from models.vlm import load_language, save_model
 from trainer.demo import ROOT, TINY, run_command, train_stage
@@ -184,7 +185,7 @@ def write_manifest(out: Path, *, refreshed: bool) -> None:
         "torch": torch.__version__,
         "sha256": {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
     }
-    (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    write_json(out / "manifest.json", manifest)
 
 
 def _reporter(part: str) -> Callable[[int, float, float], None]:
