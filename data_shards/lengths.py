@@ -7,8 +7,9 @@ import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from data_shards.index import DatasetIndex
 from data_shards.mixture import SampleSize, SizeTable
 from data_shards.read import BadSample, read_frame
 from data_shards.remote import mirror_file
+from data_shards.samples import ShardPart
 from data_shards.schema import image_name
 from data_shards.tiling import LayoutError, ViewLayout, tiles_per_image
 
@@ -94,25 +96,33 @@ def count_samples(
             prefix_tokens=len(tokens.prefix), question_tokens=tuple(map(len, tokens.segments)), tiles=sum(tiles)
         )
 
-    tables: list[SizeTable] = []
-    bad: list[BadSample] = []
     starts = accumulate((part.num_samples for part in index.samples.parts), initial=0)
-    for start, part in islice(zip(starts, index.samples.parts, strict=False), share[0], None, share[1]):
-        path = part.tar.with_suffix(f".lengths-{name}.npz")
+    own = islice(zip(starts, index.samples.parts, strict=False), share[0], None, share[1])
+    shards = [_count_shard(index, part, start, f".lengths-{name}.npz", count) for start, part in own]
+    return CountedSizes(
+        table=SizeTable.joined([shard.table for shard in shards]),
+        bad=tuple(chain.from_iterable(shard.bad for shard in shards)),
+    )
+
+
+def _count_shard(
+    index: DatasetIndex, part: ShardPart, start: int, suffix: str, count: Callable[[int], SampleSize | BadSample]
+) -> CountedSizes:
+    """Sizes of the samples of a shard, the first of them at `start` of the index; those that a file beside the shard
+    knows, here or where the shard lies, are not counted again."""
+    path = part.tar.with_suffix(suffix)
+    known = _load(path, part.index_sha256, part.num_samples)
+    if known is None:
+        mirror_file(index, path.name)
         known = _load(path, part.index_sha256, part.num_samples)
-        if known is None:
-            mirror_file(index, path.name)
-            known = _load(path, part.index_sha256, part.num_samples)
-        unknown = range(part.num_samples) if known is None else np.flatnonzero(known.prefix == 0).tolist()
-        counted = {i: count(start + i) for i in unknown}
-        bad += [found for found in counted.values() if isinstance(found, BadSample)]
-        if known is None or any(isinstance(found, SampleSize) for found in counted.values()):
-            known = SizeTable.of(
-                _size(counted[i]) if known is None or i in counted else known[i] for i in range(part.num_samples)
-            )
-            _store(path, part.index_sha256, known)
-        tables.append(known)
-    return CountedSizes(table=SizeTable.joined(tables), bad=tuple(bad))
+    unknown = range(part.num_samples) if known is None else np.flatnonzero(known.prefix == 0).tolist()
+    counted = {i: count(start + i) for i in unknown}
+    if known is None or any(isinstance(found, SampleSize) for found in counted.values()):
+        known = SizeTable.of(
+            _size(counted[i]) if known is None or i in counted else known[i] for i in range(part.num_samples)
+        )
+        _store(path, part.index_sha256, known)
+    return CountedSizes(table=known, bad=tuple(found for found in counted.values() if isinstance(found, BadSample)))
 
 
 def sample_sizes(
