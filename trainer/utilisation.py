@@ -5,6 +5,7 @@ peak they are.
 was computed: masked pairs, dummy tiles, recomputation, the attention kernels' own.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
@@ -136,10 +137,13 @@ def _projector_training(flops: ForwardFlops, vision: Trained, projector: Trained
 
 def visible_pairs(layout: PackLayout) -> float:
     """(query, key) pairs of a pack that see each other."""
-    pairs = 0.0
-    for prefix, segments in zip(layout.prefix_lengths, layout.segment_lengths, strict=True):
-        pairs += prefix * (prefix + 1) / 2 + sum(prefix * own + own * (own + 1) / 2 for own in segments)
-    return pairs
+    groups = zip(layout.prefix_lengths, layout.segment_lengths, strict=True)
+    return sum(group_pairs(prefix, segments) for prefix, segments in groups)
+
+
+def group_pairs(prefix: int, segments: Iterable[int]) -> float:
+    """(query, key) pairs that see each other, of a prefix of so many tokens and the segments behind it."""
+    return prefix * (prefix + 1) / 2 + sum(prefix * own + own * (own + 1) / 2 for own in segments)
 
 
 def computed_pairs(layout: PackLayout) -> float:

@@ -10,6 +10,7 @@ from models.flops import forward_flops, vision_flops
 from trainer.stages.base import Stage
 from trainer.stages.distill import DistillStage
 from trainer.stages.vlm import VlmStage
+from trainer.utilisation import group_pairs
 
 
 class Part(NamedTuple):
@@ -59,6 +60,6 @@ def useful_flops(stage: Stage, batch: Batch) -> float:
     for (start, _), prefix, segments in zip(batch.groups, layout.prefix_lengths, layout.segment_lengths, strict=True):
         own = [int(part.sum()) for part in real[start + prefix : start + prefix + sum(segments)].split(list(segments))]
         tokens += prefix + sum(own)
-        pairs += prefix * (prefix + 1) / 2 + sum(prefix * n + n * (n + 1) / 2 for n in own)
+        pairs += group_pairs(prefix, own)
     head = stage.passes[2] * forward_flops(stage.vlm.config).label * len(batch.label_targets)
     return cost.token * tokens + cost.tile * batch.meta.num_tiles + cost.pair * pairs + head
