@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from data_shards.index import DatasetIndex, load_index
-from data_shards.read import BadSample, read_frame
-from data_shards.schema import RawFrame
-from tests.helpers.frames import camera_frames, write_dataset
+from data_shards.read import BadSample
+from tests.helpers.frames import camera_frames, read_all, write_dataset
 
 NUM_FAULTS = 200
 FRAMES = camera_frames(num_scenes=4, frames_per_scene=2)
@@ -49,16 +48,6 @@ def dataset(tmp_path_factory):
     directory = tmp_path_factory.mktemp("damage")
     write_dataset(directory, FRAMES, samples_per_shard=4)
     return directory
-
-
-def read_all(index: DatasetIndex) -> list[RawFrame | BadSample]:
-    results: list[RawFrame | BadSample] = []
-    for position in range(len(index)):
-        try:
-            results.append(read_frame(index, position))
-        except BadSample as error:
-            results.append(error)
-    return results
 
 
 def touched(index: DatasetIndex, position: int, before: bytes, after: bytes) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from data_shards.index import DatasetIndex, load_index
+from data_shards.read import BadSample, read_frame
 from data_shards.schema import CAMERAS, Question, RawFrame
 from data_shards.write import write_shards
 
@@ -47,3 +48,14 @@ def camera_frames(num_scenes: int = 3, frames_per_scene: int = 2) -> list[RawFra
 def write_dataset(directory: Path, frames: list[RawFrame], samples_per_shard: int = 2) -> DatasetIndex:
     write_shards(frames, directory, source="test", licence="none", samples_per_shard=samples_per_shard)
     return load_index(directory)
+
+
+def read_all(index: DatasetIndex) -> list[RawFrame | BadSample]:
+    """Of each position the frame, or the error it raised."""
+    results: list[RawFrame | BadSample] = []
+    for position in range(len(index)):
+        try:
+            results.append(read_frame(index, position))
+        except BadSample as error:
+            results.append(error)
+    return results

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -15,15 +15,20 @@ from data_shards.shard_table import ShardTable
 SHARD = "shard-000000.tar"
 
 
+def pack(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
+    """Write names with their bytes to a tar, in this order."""
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
 def raw_dataset(directory: Path, frames: Mapping[str, Mapping[str, bytes]], num_questions: int = 1) -> DatasetIndex:
     """Write `key -> suffix -> bytes` to one tar; the index says what is in it, whatever that is."""
     directory.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(directory / SHARD, "w") as archive:
-        for key, members in frames.items():
-            for suffix, data in members.items():
-                info = tarfile.TarInfo(f"{key}.{suffix}")
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
+    named = ((f"{key}.{suffix}", data) for key, members in frames.items() for suffix, data in members.items())
+    pack(directory / SHARD, named)
     with tarfile.open(directory / SHARD) as archive:
         offsets = {info.name: info.offset_data for info in archive}
     return _index(

@@ -22,6 +22,7 @@ from data_shards.sources.conversation_rows import RowError, RowRules, parse_row
 from data_shards.sources.drivelm_annotations import SourceError
 from tests.helpers.frames import camera_frames, jpeg, noise, write_dataset
 from tests.helpers.paths import ROOT
+from tests.helpers.raw_tar import pack
 
 
 def turns(*texts, roles=("human", "gpt")):
@@ -291,14 +292,6 @@ def test_wrong_arguments_are_named(images, capsys):
     assert convert(rows, images, "--max-bad-fraction", 2) == 2
     assert run("conversations", "--annotations", images / "none.json", "--out", images.parent / "o") == 2
     assert "field '--annotations'" in capsys.readouterr().err
-
-
-def pack(path, members):
-    with tarfile.open(path, "w") as archive:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
 
 
 def test_tars_of_another_form_are_refused_with_the_command_that_converts_them(images, tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import io
 import json
 import os
 import tarfile
@@ -24,20 +23,13 @@ from data_shards.rebuild import rebuild_index
 from data_shards.scan import index_shard
 from data_shards.schema import CAMERAS
 from tests.helpers.frames import camera_frames, write_dataset
+from tests.helpers.raw_tar import pack
 
 
 @pytest.fixture
 def dataset(tmp_path):
     write_dataset(tmp_path, camera_frames())
     return tmp_path
-
-
-def pack(path, members):
-    with tarfile.open(path, "w") as archive:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
 
 
 def test_spans_point_at_the_members_data(dataset):

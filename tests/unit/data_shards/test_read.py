@@ -13,7 +13,7 @@ from data_shards.index import load_index
 from data_shards.read import BadSample, read_frame, unknown_members
 from data_shards.schema import MAX_IMAGE_BYTES, MAX_RECORD_BYTES, frame_to_json
 from data_shards.storage import LocalFiles
-from tests.helpers.frames import camera_frames, write_dataset
+from tests.helpers.frames import camera_frames, read_all, write_dataset
 from tests.helpers.raw_tar import raw_dataset, with_entry
 
 FRAMES = camera_frames()
@@ -23,17 +23,6 @@ FRAMES = camera_frames()
 def dataset(tmp_path):
     write_dataset(tmp_path, FRAMES, samples_per_shard=3)
     return tmp_path
-
-
-def read_all(index):
-    """Position to frame or to the error it raised."""
-    results = []
-    for position in range(len(index)):
-        try:
-            results.append(read_frame(index, position))
-        except BadSample as error:
-            results.append(error)
-    return results
 
 
 def test_every_frame_is_read_as_written(dataset):
