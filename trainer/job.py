@@ -31,7 +31,7 @@ from trainer.sample_log import SampleLog
 from trainer.settle import settle_checkpointing
 from trainer.stages import make_stage
 from trainer.stages.base import Preparation, Stage
-from trainer.state import StopRequest, TrainState, stop_on_signals
+from trainer.state import StopRequest, TrainState
 from trainer.validator import Validator
 from trainer.watchdog import Watchdog
 
@@ -90,12 +90,12 @@ def describe(job: Job) -> str:
     return "\n".join(parts)
 
 
-def run_job(job: Job) -> Outcome:
-    """Train one stage from its beginning or a checkpoint to its end, or to a signal."""
+def run_job(job: Job, stop: StopRequest) -> Outcome:
+    """Train one stage from its beginning or a checkpoint to its end, or to a stop."""
     recipe, notes = load_recipe(job.recipe, job.overrides)
     config, chosen = _resolve(job, recipe, dist.world_size_from_environment())
     run_dir = RunDir(path=recipe.run_dir)
-    with stop_on_signals() as stop, ExitStack() as held:
+    with ExitStack() as held:
         ranks = dist.init()
         if job.resume != "never" and ranks.on_main(lambda: _finished(run_dir, recipe, ranks.world_size)):
             return Outcome.DONE
@@ -114,7 +114,8 @@ def run_job(job: Job) -> Outcome:
             watchdog.beat(0, "making the engine")
             engine = Engine(stage.model, groups, config)
             watchdog.beat(0, "preparing the stage")
-            stage.prepare(_preparation(ranks, engine, run_dir, data))
+            stage.prepare(_preparation(ranks, engine, run_dir, data, inputs))
+            inputs = {**inputs, **ranks.on_main(lambda: weights_record(stage.prepared()))}
             watchdog.beat(0, "reading a checkpoint")
             stored = StoredCheckpoints(root=run_dir.checkpoints, ranks=ranks, say=announce, inputs=inputs)
             state, newest = _resume(job, stored, engine)
@@ -267,8 +268,10 @@ def _judge_counted(data: Data, run_dir: RunDir, ranks: Ranks) -> None:
     )
 
 
-def _preparation(ranks: Ranks, engine: Engine, run_dir: RunDir, data: Data) -> Preparation:
-    return Preparation(ranks=ranks, device=engine.device, run_dir=run_dir.path, first_batches=data.first_batches)
+def _preparation(ranks: Ranks, engine: Engine, run_dir: RunDir, data: Data, inputs: Mapping[str, Any]) -> Preparation:
+    return Preparation(
+        ranks=ranks, device=engine.device, run_dir=run_dir.path, first_batches=data.first_batches, inputs=inputs
+    )
 
 
 def _resume(job: Job, stored: StoredCheckpoints, engine: Engine) -> tuple[TrainState, Path | None]:

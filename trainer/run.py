@@ -31,6 +31,7 @@ from trainer.engine import EngineError
 from trainer.guards import OutOfMemory
 from trainer.job import Job, Outcome, describe, run_job
 from trainer.loggers import announce, report_failure
+from trainer.state import stop_on_signals
 
 STATUS = {Outcome.DONE: 0, Outcome.STOPPED: 75}
 FAILURE, USAGE = 1, 2
@@ -57,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             announce(describe(job))
             outcome = Outcome.DONE
         else:
-            outcome = run_job(job)
+            with stop_on_signals() as stop:
+                outcome = run_job(job, stop)
+                dist.teardown()  # a signal that comes again while the group is left must not end what was saved
         failed = False
         return STATUS[outcome]
     except dist.MainRankError as error:

@@ -124,6 +124,17 @@ def test_a_run_goes_on_at_another_number_of_ranks_in_the_same_order(world, strai
         assert losses(run_dir) == pytest.approx({s: losses(straight)[s] for s in losses(run_dir)}, abs=0.02)
 
 
+def test_a_run_is_not_continued_with_another_codebook_of_its_own(world, straight):
+    run_dir = _copy(straight, world / "other-codebook", 2)
+    file = run_dir / "codebook.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    log = world / "other-codebook.log"
+    recipe = _recipe(world, run_dir, batch={"micro_batches": 4})
+    assert join_ranks(fork_ranks(["--recipe", str(recipe)], log, world=1)) == [2], log.read_text()
+    assert f"distill.codebook: trained with {straight} of sha256" in log.read_text()
+
+
 def _order(run_dir: Path) -> dict[int, list]:
     """Questions of each step, pack by pack in the order of the plan."""
     ranks = [path.read_text().splitlines() for path in sorted((run_dir / "samples").glob("rank-*.jsonl"))]

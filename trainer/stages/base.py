@@ -67,12 +67,14 @@ class Preparation:
         device: where models compute.
         run_dir: shared by all ranks.
         first_batches: a fresh iterator over the first packs of the plan, the same on every rank.
+        inputs: what `weights_record` says of `Stage.bases`, where that is known; it saves hashing them again.
     """
 
     ranks: Ranks
     device: torch.device
     run_dir: Path
     first_batches: Callable[[], Iterable[Batch]]
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Stage(ABC):
@@ -192,6 +194,10 @@ class Stage(ABC):
     @abstractmethod
     def prepare(self, preparation: Preparation) -> None:
         """Work that needs data or the device, after the engine is made and before the first step."""
+
+    def prepared(self) -> dict[str, Files]:
+        """Files that `prepare` made, by recipe field: a checkpoint is continued with these alone."""
+        return {}
 
     @abstractmethod
     def save_extras(self, directory: Path) -> None:

@@ -84,6 +84,7 @@ class DistillStage(Stage):
             frozen=_frozen(teacher, self.answers, self._given),
         )
         self.codebook: Codebook | None = None
+        self._fitted: StoredCodebook | None = None
         self._student_share = trained_share(tower.model)
 
     def notes(self) -> tuple[str, ...]:
@@ -113,8 +114,7 @@ class DistillStage(Stage):
         """
         for part in self.frozen_parts():
             part.to(preparation.device)
-        teacher = self.frozen.get("model.teacher")
-        sha256 = preparation.ranks.on_main(lambda: files_sha256(teacher.files)) if teacher else None
+        sha256 = self._teacher_sha256(preparation)
         if self._given is not None and sha256 is not None:
             self._given.check({"teacher_sha256": sha256})
         if not self.recipe.distill.patch_logits:
@@ -124,7 +124,19 @@ class DistillStage(Stage):
             assert self._online is not None, "cached targets come with a codebook"
             assert sha256 is not None, "a teacher has files"
             stored = own_codebook(self.recipe, self._online, preparation, sha256, self._shape.patch_size)
+            self._fitted = stored
         self.codebook = Codebook(stored.prototypes).to(preparation.device)
+
+    def _teacher_sha256(self, preparation: Preparation) -> str | None:
+        """Of the teacher's files; None where it is not loaded."""
+        field = "model.teacher"
+        if field in preparation.inputs:
+            return str(preparation.inputs[field]["sha256"])
+        teacher = self.frozen.get(field)
+        return preparation.ranks.on_main(lambda: files_sha256(teacher.files)) if teacher else None
+
+    def prepared(self) -> dict[str, Files]:
+        return {"distill.codebook": self._fitted} if self._fitted else {}
 
     def cost(self) -> CostModel:
         if self.answers is None:

@@ -1,5 +1,7 @@
 """The command line in one process: usage errors and the dry run."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from data_shards.storage import Unreachable
 from tests.helpers.paths import ROOT
 from tests.helpers.stages import make_world, write_recipe
 from trainer.config import load_recipe
+from trainer.job import Outcome
 from trainer.run import main
 
 CONFIG = str(ROOT / "ds_configs" / "cpu_zero3.json")
@@ -87,6 +90,24 @@ def test_missing_shards_are_a_usage_error_that_names_the_directory(world, capsys
     recipe.write_text(yaml.safe_dump(tree))
     assert _main("--recipe", recipe, "--dry-run") == 2
     assert str(world / "absent") in capsys.readouterr().err
+
+
+def test_a_signal_that_comes_again_while_a_stopped_run_leaves_does_not_end_it(world, monkeypatch):
+    left, reached = [], []
+
+    def teardown(**_):
+        left.append("the group")
+        if len(left) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("trainer.run.run_job", lambda *_: Outcome.STOPPED)
+    monkeypatch.setattr("trainer.run.dist.teardown", teardown)
+    former = signal.signal(signal.SIGTERM, lambda number, _: reached.append(number))
+    try:
+        assert _main("--recipe", write_recipe(world, "distill", world / "again")) == 75
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert (bool(left), reached) == (True, [])
 
 
 @pytest.mark.parametrize("stage", ["distill", "align", "finetune"])
