@@ -205,6 +205,7 @@ class Checkpoints:
     def _drop(self, path: Path) -> None:
         """Take a checkpoint away at once, and its bytes in the thread."""
         gone = path.with_name(f"{path.name}.dropped{PARTIAL}")
+        shutil.rmtree(gone, ignore_errors=True)  # what a start that was killed left of it
         os.replace(path, gone)
         self._thread.submit(shutil.rmtree, gone, ignore_errors=True)
 

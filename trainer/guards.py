@@ -130,8 +130,9 @@ class StepGuard:
         if self._in_row >= self._max_skipped:
             raise TooManySkipped(
                 f"max_skipped: got {self._in_row} steps in a row whose loss or gradient is not finite, the last one "
-                f"step {step}; their frames are in {self._run_dir / SKIPPED_FILE}. Lower optim.lr or optim.grad_clip, "
-                "mend the frames, or raise max_skipped; the run goes on from its last checkpoint"
+                f"step {step}; their frames are in {self._run_dir / SKIPPED_FILE}. Raise max_skipped, and the run goes "
+                "on from its last checkpoint; or lower optim.lr or optim.grad_clip in another run_dir, which begins at "
+                "a checkpoint of this one with --resume CHECKPOINT; or mend the frames and begin anew"
             )
 
     def read_losses(self, losses: Mapping[int, float]) -> None:

@@ -190,7 +190,9 @@ def _stop(run: Run, monitor: Monitor, state: TrainState, began: float) -> TrainS
     state = replace(state, seconds=time.monotonic() - began)
     monitor.beat("saving a checkpoint")
     path = run.checkpoints.save_now(run.engine, state)
-    run.logger.say(f"stopped on a signal after step {state.step}; checkpoint {path}; the same command continues")
+    run.logger.say(
+        f"stopped on a signal after step {state.step}; checkpoint {path}; the same command without --resume continues"
+    )
     return state
 
 

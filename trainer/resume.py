@@ -5,7 +5,7 @@ Any number of ranks under any ZeRO stage reads what any other wrote. Nothing is 
 
 import json
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,10 +86,10 @@ class StoredCheckpoints:
         try:
             engine.restore(self._stored_snapshot(path), self._reader(path))
         except (OSError, RuntimeError, ValueError, KeyError) as error:
-            failure = f"rank {self.ranks.rank}: {error}"
-        failures = [text for text in self.ranks.gather(failure) if text]
-        if failures:
-            raise CheckpointError(f"{path}: cannot be loaded: {'; '.join(failures)}")
+            failure = str(error) or repr(error)
+        failures = self.ranks.gather(failure)
+        if any(failures):
+            raise CheckpointError(f"{path}: cannot be loaded: {_by_rank(failures)}")
         engine.refresh()
         return TrainState.from_json(json.loads((path / STATE_FILE).read_text())["state"])
 
@@ -105,6 +105,16 @@ class StoredCheckpoints:
             self.say(f"{path} was written by {world} ranks, and is continued by {self.ranks.world_size}")
         first = self.ranks.rank * world // self.ranks.world_size
         return FragmentReader([path / rank_file((first + i) % world) for i in range(world)])
+
+
+def _by_rank(failures: Sequence[str]) -> str:
+    """Each failure once, with the ranks that met it: mostly all meet the same."""
+    ranks: dict[str, list[int]] = {}
+    for rank, text in enumerate(failures):
+        if text:
+            ranks.setdefault(text, []).append(rank)
+    more = {text: f" and {len(own) - 1} more" if len(own) > 1 else "" for text, own in ranks.items()}
+    return "; ".join(f"rank {own[0]}{more[text]}: {text}" for text, own in ranks.items())
 
 
 def check_inputs(path: Path, inputs: Mapping[str, Any], names: Collection[str] | None = None) -> None:

@@ -101,7 +101,10 @@ def deepspeed_command() -> psutil.Process | None:
 
     It passes on no signal that is sent to it alone: its launcher and the ranks would train on without it.
     """
-    launcher = psutil.Process().parent()
-    if launcher is None or "deepspeed.launcher.launch" not in launcher.cmdline():
+    try:
+        launcher = psutil.Process().parent()
+        if launcher is None or "deepspeed.launcher.launch" not in launcher.cmdline():
+            return None
+        return launcher.parent()
+    except psutil.AccessDenied:  # a parent of another user, such as SLURM's, where /proc hides those: not the launcher
         return None
-    return launcher.parent()

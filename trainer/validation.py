@@ -91,8 +91,9 @@ def _sums(
         table[-1, 0] += len(batch.meta.bad)
         weight = stage.weight(batch)
         sums = {"loss": (out.total, weight), **out.metrics} if weight else {}
-        if weight and out.second is not None:
-            sums[_SECOND] = (out.second, stage.second_weight(batch))
+        second = stage.second_weight(batch)
+        if second and out.second is not None:
+            sums[_SECOND] = (out.second, second)
         for row, name in enumerate(names):
             if name in sums:
                 table[row] += torch.stack([torch.as_tensor(value, device=device).double() for value in sums[name]])

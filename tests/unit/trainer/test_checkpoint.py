@@ -297,3 +297,31 @@ def test_manifest_lists_size_and_digest_of_every_other_file(checkpoints):
     names = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
     assert set(manifest["files"]) == names - {"manifest.txt"}
     assert manifest["world_size"] == 1
+
+
+def test_a_checkpoint_is_dropped_though_a_killed_start_left_part_of_it_dropped_before(checkpoints, said):
+    (checkpoints.root / "step-000001.dropped.partial").mkdir()
+    (checkpoints.root / "step-000001.dropped.partial" / "rank-00000.safetensors").touch()
+    for step in (1, 2, 3):
+        _save(checkpoints, step)
+    checkpoints.close()
+    assert [path.name for path in sorted(checkpoints.root.glob("step-*"))] == ["step-000002", "step-000003"]
+    assert said == []
+
+
+def test_what_all_ranks_meet_alike_is_said_once(checkpoints, monkeypatch):
+    path = _save(checkpoints, 5)
+
+    class Three(_Alone):
+        world_size = 3
+
+        def gather(self, value):
+            return [value, value, "a disk of its own"] if isinstance(value, str) else [value]
+
+    stored = StoredCheckpoints(root=checkpoints.root, ranks=Three(), say=print)
+    monkeypatch.setattr(_FakeEngine, "restore", lambda *_: (_ for _ in ()).throw(ValueError("other parameters")))
+    with pytest.raises(CheckpointError) as caught:
+        stored.load(path, _FakeEngine(values=[]))
+    assert str(caught.value) == (
+        f"{path}: cannot be loaded: rank 0 and 1 more: other parameters; rank 2: a disk of its own"
+    )

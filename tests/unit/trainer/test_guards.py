@@ -87,6 +87,14 @@ def test_a_resumed_run_counts_on_and_drops_what_it_does_again(tmp_path):
         again.skipped(6, [batch("a")], [torch.tensor(1.0)])
 
 
+def test_what_a_power_cut_left_in_the_files_is_dropped(tmp_path):
+    (tmp_path / "spikes.jsonl").write_text('{"step": 1, "loss": 9.0}\n' + "\0" * 40)
+    (tmp_path / "skipped.jsonl").write_text('{"step": 2, "packs": []}\n' + "\0" * 40 + '\n{"step": 4, "packs": []}\n')
+    assert guard(tmp_path, [], step=4).count == 2
+    assert [row["step"] for row in rows(tmp_path / "skipped.jsonl")] == [2, 4]
+    assert [row["step"] for row in rows(tmp_path / "spikes.jsonl")] == [1]
+
+
 def test_a_spike_is_reported_with_the_samples_of_its_step(tmp_path):
     said = []
     one = guard(tmp_path, said, answer=[("b0",)])

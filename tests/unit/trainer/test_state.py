@@ -58,3 +58,12 @@ def test_the_end_of_the_command_that_started_the_ranks_is_a_reason_to_stop():
 
 def test_a_process_that_deepspeed_did_not_start_watches_no_command():
     assert deepspeed_command() is None
+
+
+def test_a_parent_that_may_not_be_looked_at_is_no_deepspeed_launcher(monkeypatch):
+    class Hidden:
+        def parent(self):
+            raise psutil.AccessDenied(1)
+
+    monkeypatch.setattr(psutil, "Process", Hidden)
+    assert deepspeed_command() is None
