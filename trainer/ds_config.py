@@ -26,6 +26,7 @@ SECTIONS = (
     "communication_data_type",
     "comms_logger",
     "compile",
+    "data_types",
     "flops_profiler",
     "fp16",
     "gradient_accumulation_steps",
@@ -77,7 +78,7 @@ def resolve(
     resolved: dict[str, Any] = json.loads(json.dumps(config))
     problems = [
         f"{config_path}: {name!r} belongs to the recipe ({recipe_path}: {owner}); remove it from the JSON"
-        for name, owner in (("scheduler", "optim.schedule"), ("data_types", "none"), ("curriculum_learning", "data"))
+        for name, owner in (("scheduler", "optim.schedule"), ("curriculum_learning", "data"))
         if name in resolved
     ]
     problems += [
@@ -99,6 +100,7 @@ def resolve(
         f'{config_path}: {place} is "auto", but nothing in {recipe_path} sets it; give a value'
         for place in _autos(resolved)
     ]
+    problems += _accumulation(resolved, config_path)
     if resolved.get("zero_optimization", {}).get("offload_param", {}).get("device") == "nvme":
         problems.append(
             f"{config_path}: zero_optimization.offload_param.device is nvme, expected cpu or none: a model is written "
@@ -119,6 +121,22 @@ def precision(config: Mapping[str, Any]) -> str:
 def zero_stage(config: Mapping[str, Any]) -> int:
     """ZeRO stage of a configuration; 0 where it names none."""
     return int(config.get("zero_optimization", {}).get("stage", 0))
+
+
+def _accumulation(config: Mapping[str, Any], config_path: Path) -> list[str]:
+    """What is wrong with the type that the gradients of micro batches are added up in."""
+    types = config.get("data_types", {})
+    if types == {}:
+        return []
+    if types != {"grad_accum_dtype": "fp32"}:
+        return [f'{config_path}: data_types is {types}, expected {{"grad_accum_dtype": "fp32"}}, or none']
+    stage = zero_stage(config)
+    if stage < 2:
+        return [
+            f"{config_path}: data_types.grad_accum_dtype is fp32 under ZeRO stage {stage}, whose optimiser then keeps "
+            "gradients where their norms are not seen; set zero_optimization.stage to 2 or 3"
+        ]
+    return []
 
 
 def _owned(recipe: Recipe, world_size: int) -> list[Owned]:

@@ -35,6 +35,7 @@ class Zero:
         reduce_bucket: numbers of a bucket of gradients.
         live: most numbers of gathered parameters under ZeRO-3.
         overlap: reduction while the backward pass goes on, with a second bucket.
+        precise_gradients: those of micro batches are added up in float32.
     """
 
     stage: int
@@ -45,6 +46,7 @@ class Zero:
     reduce_bucket: int = 500_000_000
     live: int = 1_000_000_000
     overlap: bool = False
+    precise_gradients: bool = False
 
     @classmethod
     def of(cls, config: Mapping[str, Any], world_size: int) -> "Zero":
@@ -61,6 +63,7 @@ class Zero:
             reduce_bucket=int(zero.get("reduce_bucket_size", cls.reduce_bucket)),
             live=int(zero.get("stage3_max_live_parameters", cls.live)),
             overlap=bool(zero.get("overlap_comm", stage == 3)),
+            precise_gradients=config.get("data_types", {}).get("grad_accum_dtype") == "fp32",
         )
 
 
@@ -127,10 +130,11 @@ def estimate(footprint: Footprint, zero: Zero, checkpointed: Mapping[str, int], 
 def model_state(footprint: Footprint, zero: Zero) -> tuple[dict[str, float], float]:
     """Bytes of weights, gradients, optimiser, gathered parameters and buffers, and of the host."""
     ranks, item = zero.world_size, zero.item
-    whole, trained = float(footprint.parameters * item), float(footprint.trained * item)
+    whole = float(footprint.parameters * item)
     divided = zero.stage == 3
     weights = whole / ranks if divided else whole
-    gradients = trained if zero.stage < 2 else trained / ranks
+    gradient = _PRECISE if zero.precise_gradients else item
+    gradients = float(footprint.trained * gradient) / (1 if zero.stage < 2 else ranks)
     optimiser = _STATES * _PRECISE * footprint.trained / (ranks if zero.stage else 1)
     host = 0.0
     if zero.offload_optimizer:

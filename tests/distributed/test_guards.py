@@ -25,14 +25,15 @@ class _Net(nn.ModuleDict):
         return self["head"](self["body"](x).tanh())
 
 
-def _engine(stage: int, precision: str = "fp32") -> tuple[Engine, nn.Module]:
+def _engine(stage: int, precision: str = "fp32", micro_batches: int = 2, **others) -> tuple[Engine, nn.Module]:
     model = _Net()
     groups = [
         ParamGroup(name=f"{name}/decay", module=name, lr=1e-2, weight_decay=0.1, parameters=tuple(part.parameters()))
         for name, part in model.items()
     ]
     config = load_ds_config(CPU_ZERO3)
-    config |= {"train_batch_size": 4, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 2}
+    config |= {"train_batch_size": 2 * micro_batches, "train_micro_batch_size_per_gpu": 1}
+    config |= {"gradient_accumulation_steps": micro_batches, **others}
     config["gradient_clipping"] = 1.0
     config["optimizer"]["params"] |= {"lr": 1e-2, "betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 0.1}
     config["zero_optimization"]["stage"] = stage
@@ -117,6 +118,28 @@ def _norms(ranks, stage: int) -> None:
 def _norms_everywhere(ranks) -> None:
     for stage in (0, 1, 2, 3):
         _norms(ranks, stage)
+
+
+def _adds_up(ranks) -> None:
+    """A pack of weight 1 and then 15 of a 1024th of it, which bfloat16 loses beside it."""
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for stage, types in ((2, "fp32"), (3, "fp32"), (3, None)):
+        norms = []
+        for small in (0.0, 2.0**-10):
+            others = {"data_types": {"grad_accum_dtype": types}} if types else {}
+            engine, _ = _engine(stage, "bf16", micro_batches=16, **others)
+            for micro in range(16):
+                engine.backward(engine(x).float().square().sum() * (small if micro else 1.0))
+                engine.step()
+            squares = ranks.sum([sum(engine.grad_squares().values())])[0]
+            norms.append(engine.grad_norm())
+            assert squares**0.5 == pytest.approx(norms[-1], rel=1e-2)
+        lost = 15 * 2.0**-10 if types is None else 0.0
+        assert norms[1] / norms[0] == pytest.approx(1 + 15 * 2.0**-10 - lost, abs=2e-3), (stage, types)
+
+
+def test_gradients_of_many_packs_are_added_up_in_float32_where_the_configuration_says_so():
+    on_ranks(_adds_up)
 
 
 def test_gradient_norms_by_module_are_those_of_one_process_under_every_zero_stage():

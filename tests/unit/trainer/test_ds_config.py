@@ -103,3 +103,21 @@ def test_parameters_on_nvme_are_refused(recipe):
     with pytest.raises(ConfigError, match=r"offload_param\.device is nvme, expected cpu or none"):
         _resolve({"zero_optimization": zero}, recipe)
     _resolve({"zero_optimization": zero | {"offload_param": {"device": "cpu"}}}, recipe)
+
+
+@pytest.mark.parametrize(
+    ("stage", "types", "message"),
+    [
+        (1, {"grad_accum_dtype": "fp32"}, r"fp32 under ZeRO stage 1, .* set zero_optimization\.stage to 2 or 3"),
+        (3, {"grad_accum_dtype": "bf16"}, r"data_types is .*, expected .*fp32"),
+        (3, {"params_dtype": "fp32"}, r"data_types is .*, expected .*fp32"),
+    ],
+)
+def test_gradients_are_added_up_in_float32_or_in_what_is_trained_in(recipe, stage, types, message):
+    config = {"bf16": {"enabled": True}, "zero_optimization": {"stage": stage}}
+    with pytest.raises(ConfigError, match=message):
+        _resolve(config | {"data_types": types}, recipe)
+    precise = {"grad_accum_dtype": "fp32"}
+    for good in (2, 3):
+        resolved = _resolve(config | {"zero_optimization": {"stage": good}, "data_types": precise}, recipe)
+        assert resolved["data_types"] == precise

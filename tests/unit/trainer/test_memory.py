@@ -46,6 +46,13 @@ def test_only_trained_parameters_have_gradients_and_optimiser_state():
     assert parts["optimiser"] == 6_000_000
 
 
+def test_gradients_that_are_added_up_in_float32_take_four_bytes():
+    config = {"bf16": {"enabled": True}, "zero_optimization": {"stage": 3}}
+    precise = Zero.of(config | {"data_types": {"grad_accum_dtype": "fp32"}}, 8)
+    assert model_state(footprint(), precise)[0]["gradients"] == 4 * VLM / 8
+    assert model_state(footprint(), Zero.of(config, 8))[0]["gradients"] == 2 * VLM / 8
+
+
 def test_offload_moves_state_to_the_host():
     parts, host = model_state(footprint(), zero(3, 4, offload_optimizer=True, offload_param=True))
     assert parts["weights"] == parts["gradients"] == parts["optimiser"] == 0
