@@ -119,12 +119,10 @@ def oversized(mixture: Sequence[MixtureEntry], limits: PackLimits) -> list[tuple
     found: list[tuple[int, int, int, int]] = []
     for d, entry in enumerate(mixture):
         sizes = entry.sizes
-        counts = np.diff(sizes.first)
-        owner = np.repeat(np.arange(len(sizes)), counts)
+        owner, fits = _questions(sizes, limits)
         whole = sizes.prefix[owner] + sizes.tokens
-        unfit = np.flatnonzero((whole > limits.max_tokens) | (sizes.tiles[owner] > limits.max_tiles))
-        rows = [(int(owner[q]), int(q - sizes.first[owner[q]]), int(whole[q])) for q in unfit]
-        silent = np.flatnonzero((counts == 0) & (sizes.tiles > limits.max_tiles))
+        rows = [(int(owner[q]), int(q - sizes.first[owner[q]]), int(whole[q])) for q in np.flatnonzero(~fits)]
+        silent = np.flatnonzero((np.diff(sizes.first) == 0) & (sizes.tiles > limits.max_tiles))
         rows += [(int(s), -1, int(sizes.prefix[s])) for s in silent]
         found += [(d, *row) for row in sorted(rows)]
     return found
@@ -136,11 +134,9 @@ def least_limits(mixture: Sequence[MixtureEntry], limits: PackLimits) -> PackLim
     tokens, tiles = [1], [1]
     for entry in mixture:
         sizes = entry.sizes
-        counts = np.diff(sizes.first)
-        owner = np.repeat(np.arange(len(sizes)), counts)
+        owner, fits = _questions(sizes, limits)
         whole = sizes.prefix[owner] + sizes.tokens
-        fits = (whole <= limits.max_tokens) & (sizes.tiles[owner] <= limits.max_tiles)
-        silent = (counts == 0) & (sizes.tiles <= limits.max_tiles)
+        silent = (np.diff(sizes.first) == 0) & (sizes.tiles <= limits.max_tiles)
         tokens.append(int(whole[fits].max(initial=1)))
         tiles += [int(sizes.tiles[owner][fits].max(initial=1)), int(sizes.tiles[silent].max(initial=1))]
     return PackLimits(max_tokens=max(tokens), max_tiles=max(tiles))
@@ -153,9 +149,7 @@ def flatten(mixture: Sequence[MixtureEntry], limits: PackLimits) -> FlatMixture:
         PlanError: nothing is left.
     """
     sizes = SizeTable.joined([entry.sizes for entry in mixture])
-    counts = np.diff(sizes.first)
-    owner = np.repeat(np.arange(len(sizes), dtype=np.int32), counts)
-    asked = (sizes.prefix[owner] + sizes.tokens <= limits.max_tokens) & (sizes.tiles[owner] <= limits.max_tiles)
+    owner, asked = _questions(sizes, limits)
     fitting = np.bincount(owner[asked], minlength=len(sizes))
     fits = (sizes.tiles <= limits.max_tiles) & (sizes.prefix <= limits.max_tokens)
     shown = fitting > 0 if len(sizes.tokens) else (sizes.tiles > 0) & fits
@@ -201,6 +195,13 @@ def check_settings(mixture: Sequence[MixtureEntry], limits: PackLimits, question
         bad.append("mixture: got no dataset")
     if bad:
         raise PlanError("; ".join(bad) + "; expected positive numbers")
+
+
+def _questions(sizes: SizeTable, limits: PackLimits) -> tuple[np.ndarray, np.ndarray]:
+    """Of each question the sample it is of, int32 [Q], and whether a pack can hold it, bool [Q]."""
+    owner = np.repeat(np.arange(len(sizes), dtype=np.int32), np.diff(sizes.first))
+    fits = (sizes.prefix[owner] + sizes.tokens <= limits.max_tokens) & (sizes.tiles[owner] <= limits.max_tiles)
+    return owner, fits
 
 
 def _shard_numbers(mixture: Sequence[MixtureEntry]) -> np.ndarray:
