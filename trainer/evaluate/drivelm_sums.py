@@ -20,7 +20,7 @@ def scene_sums(evaluation: Evaluation, strict: Mapping[str, TagMatch], *, gated:
         np.array([tag in g.question.tags and (g.eligible or not gated) for g in graded], float) for tag in range(4)
     )
     statistics, described = evaluation.language[0 if gated else 1], language > 0
-    rating, is_rated = _ratings(evaluation)
+    rating, is_rated = _ratings(evaluation, gated=gated)
     columns: dict[str, Floats] = {
         "accuracy_n": accuracy,
         "accuracy": accuracy * [g.answer == g.question.answer for g in graded],
@@ -94,10 +94,11 @@ def _ratio(sums: Columns, name: str, number: str) -> Floats:
     return np.divide(total, sums[number], out=np.full(total.shape, np.nan), where=np.asarray(sums[number]) > 0)
 
 
-def _ratings(evaluation: Evaluation) -> tuple[Floats, Floats]:
+def _ratings(evaluation: Evaluation, *, gated: bool) -> tuple[Floats, Floats]:
     """Rating of each question (0 without one), and whether it has one; none where no mean can be had."""
-    usable = evaluation.ratings is not None and not evaluation.ratings.is_given_up
-    values = evaluation.ratings.values if evaluation.ratings and usable else {}
+    ratings = evaluation.ratings
+    is_usable = ratings is not None and not ratings.is_given_up and (gated or ratings.of_all)
+    values = ratings.values if ratings is not None and is_usable else {}
     names = [g.question.id for g in evaluation.graded]
     return np.array([values.get(name, 0.0) for name in names]), np.array([name in values for name in names], float)
 

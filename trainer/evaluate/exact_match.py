@@ -36,7 +36,7 @@ from trainer.evaluate.submission import (
 BENCHMARKS = ("exact-match", "multiple-choice")
 
 _LETTER = re.compile(r"[(\[]?([A-Za-z])(?:[.):\]].*)?", re.DOTALL)
-_PREAMBLE = re.compile(r"(?:the\s+)?(?:correct\s+)?(?:answer|option)(?:\s+is)?\s*:?\s*", re.IGNORECASE)
+_PREAMBLE = re.compile(r"^(?:the\s+)?(?:correct\s+)?(?:answer|option)(?:\s+is)?\s*:?\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +171,12 @@ def match_scores(benchmark: str, matched: Matched, resampling: Resampling) -> di
 
 
 def compare_matches(before: Matched, after: Matched, resampling: Resampling) -> dict[str, Any]:
-    """Accuracy, its mean over types and that of each type of two predictions, see `intervals.comparison`."""
-    return comparison(_sums(before), _sums(after), _accuracies, resampling)
+    """Accuracy, its mean over types and that of each type of two predictions, see `intervals.comparison`.
+
+    `failures` counts those of `before` and `after`.
+    """
+    failures = {"before": count_problems(before.failures), "after": count_problems(after.failures)}
+    return {**comparison(_sums(before), _sums(after), _accuracies, resampling), "failures": failures}
 
 
 def same_answer(answer: str, reference: str) -> bool:
@@ -221,11 +225,13 @@ def _plain(text: str) -> str:
 
 def _choice(answer: str, question: BenchmarkQuestion) -> str:
     """The letter an answer chooses, by itself or by its option's text; "" for none."""
-    text = _PREAMBLE.sub("", answer.strip()[:2000], count=1)
+    whole = answer.strip()[:2000]
+    text = _PREAMBLE.sub("", whole)
     found = _LETTER.fullmatch(text)
     if found and found[1].upper() in question.options:
         return found[1].upper()
-    return next((letter for letter, option in question.options.items() if _plain(option) == _plain(text)), "")
+    said = {_plain(whole), _plain(text)}
+    return next((letter for letter, option in question.options.items() if _plain(option) in said), "")
 
 
 def _question(row: Any, place: int, number: Counter[str]) -> BenchmarkQuestion:
@@ -240,10 +246,10 @@ def _question(row: Any, place: int, number: Counter[str]) -> BenchmarkQuestion:
             f"references: row {place}: got id {name!r:.40}, question {type(question).__name__} and answer "
             f"{type(answer).__name__}, expected strings"
         )
-    hop = row.get("hop", row.get("num_hop", ""))
+    hop, scene = row.get("hop", row.get("num_hop", "")), row.get("scene")
     return BenchmarkQuestion(
         id=name,
-        scene=str(row.get("scene", sample or name)),
+        scene=(sample or name) if scene is None else str(scene),
         frame=sample or name,
         index=0,
         kind=str(row.get("type") or row.get("template_type") or "all"),

@@ -8,6 +8,7 @@ from trainer.evaluate.baselines import offered_options
 from trainer.evaluate.drivelm import Evaluation
 from trainer.evaluate.intervals import Resampling
 from trainer.evaluate.scorecard import compare
+from trainer.evaluate.submission import count_problems
 from trainer.evaluate.tally import Tally, share
 
 
@@ -39,8 +40,8 @@ def option_permutation(files: Sequence[Evaluation]) -> dict[str, Any]:
 
     Returns:
         `questions` that offer options, `files`, `consistent` ones (the same offered letter in all files)
-        and their `share`, `examples` of others, `always_right`, the share answered rightly in all files, `accuracy` of
-        each file, `letters` chosen in the first one.
+        and their `share`, `examples` of others, `always_right`, the share answered rightly in all files, `accuracy` and
+        counted `failures` of each file, `letters` chosen in the first one.
     """
     tally = Tally()
     letters: Counter[str] = Counter()
@@ -65,5 +66,6 @@ def option_permutation(files: Sequence[Evaluation]) -> dict[str, Any]:
         "examples": tally.examples("inconsistent"),
         "always_right": share(tally.count("always right"), number),
         "accuracy": [share(count, number) for count in right],
+        "failures": [count_problems(evaluation.failures) for evaluation in files],
         "letters": dict(sorted(letters.items())),
     }

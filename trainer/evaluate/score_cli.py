@@ -122,7 +122,9 @@ def _drivelm(arguments: argparse.Namespace) -> dict[str, Any]:
     )
 
     def others(path: Path, judge: Judge | NoJudge) -> Evaluation:
-        return evaluate(references, read_predictions(path)[0], judge, tokenize=tokenize)
+        rows, problems = read_predictions(path)
+        rate_all = not arguments.judge_eligible_only
+        return evaluate(references, rows, judge, tokenize=tokenize, rate_all=rate_all, problems=problems)
 
     if arguments.compare:
         scores["comparison"] = compare(others(arguments.compare, judge), evaluation, resampling)
@@ -164,7 +166,7 @@ def _other_benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
         raise SubmissionError(f"{arguments.references}: {error}") from error
     scores = match_scores(arguments.benchmark, matched, resampling)
     if arguments.compare:
-        other = match_answers(arguments.benchmark, content, read_predictions(arguments.compare)[0])
+        other = match_answers(arguments.benchmark, content, *read_predictions(arguments.compare))
         scores["comparison"] = compare_matches(other, matched, resampling)
     return scores
 

@@ -40,4 +40,5 @@ def _comparison(comparison: dict[str, Any], title: str) -> list[str]:
     for name, row in rows.items():
         values = f"{row['before']:9.4f} {row['after']:9.4f} {row['difference']:+9.4f}"
         lines.append(f"{name:{width}} {values}{_interval(row['interval'])}")
+    lines += [f"failures before: {number} {kind}" for kind, number in comparison["failures"]["before"].items()]
     return lines

@@ -11,7 +11,7 @@ from trainer.evaluate.intervals import LEVEL, Resampling, comparison, draw_scene
 from trainer.evaluate.judge import Judge, NoJudge
 from trainer.evaluate.ptb_tokenizer import tokenize_lines
 from trainer.evaluate.strict import strict_matches, strict_scores
-from trainer.evaluate.submission import Problem
+from trainer.evaluate.submission import Problem, count_problems
 from trainer.evaluate.tags import MAX_READ
 from trainer.evaluate.text_metrics import pair_statistics
 
@@ -55,10 +55,12 @@ def scorecard(
 def compare(before: Evaluation, after: Evaluation, resampling: Resampling) -> dict[str, Any]:
     """Scores without the gate of two predictions for the same questions, see `intervals.comparison`.
 
-    The gate lets other questions through for each of them, so gated scores do not compare.
+    The gate lets other questions through for each of them, so gated scores do not compare. `failures` counts those of
+    `before` and `after`: answers that one of them lacks count as empty ones.
     """
     first, second = (scene_sums(e, strict_matches(e), gated=False) for e in (before, after))
-    return comparison(first, second, scores_from_sums, resampling)
+    failures = {"before": count_problems(before.failures), "after": count_problems(after.failures)}
+    return {**comparison(first, second, scores_from_sums, resampling), "failures": failures}
 
 
 def _intervals(evaluation: Evaluation, resampling: Resampling) -> dict[str, Any]:

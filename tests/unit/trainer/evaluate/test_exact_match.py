@@ -47,6 +47,12 @@ def test_a_choice_is_read_from_many_forms(answer):
     assert scores("multiple-choice", CHOICES[:1], answers(q0=answer))["official"]["accuracy"] == 1.0
 
 
+@pytest.mark.parametrize("answer", ["The best option is to stop.", "The answer: the best option is to stop", "a"])
+def test_an_option_may_speak_of_options(answer):
+    rows = [{"id": "q", "question": "Which?", "answer": "A", "options": ["The best option is to stop", "Go"]}]
+    assert scores("multiple-choice", rows, answers(q=answer))["official"]["accuracy"] == 1.0
+
+
 @pytest.mark.parametrize("answer", ["", "C", "A car on the right", "Left or right", "Both"])
 def test_what_chooses_nothing_is_wrong_and_named(answer):
     result = scores("multiple-choice", CHOICES[:1], answers(q0=answer))
@@ -107,3 +113,4 @@ def test_references_of_another_form_are_refused(content):
 
 def test_a_row_without_a_scene_stands_for_itself():
     assert [q.scene for q in benchmark_questions(CHOICES)] == ["q0", "q1"]
+    assert benchmark_questions([{**CHOICES[0], "scene": None}])[0].scene == "q0"

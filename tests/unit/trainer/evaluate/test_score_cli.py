@@ -91,6 +91,34 @@ def test_other_predictions_are_compared_probed_and_set_beside_baselines(files, c
     assert "+1.0000" in capsys.readouterr().out
 
 
+def test_what_is_wrong_with_the_other_files_is_counted(files, capsys):
+    few = files / "few.json"
+    few.write_text(json.dumps(ROWS[:4]), encoding="utf-8-sig")
+    _, metrics = score(files, "--compare", str(few), "--perturbed", f"fog={few}", "--permuted", str(few))
+    wrong = {"encoding": 1, "missing_id": 8}
+    assert metrics["comparison"]["failures"] == {"before": wrong, "after": {}}
+    assert metrics["diagnosis"]["grounding_gap"]["fog"]["failures"] == {"before": {}, "after": wrong}
+    assert metrics["diagnosis"]["option_permutation"]["failures"] == [{}, wrong]
+    assert "failures before: 8 missing_id" in capsys.readouterr().out
+    _, metrics = score(files, "--compare", str(few), "--benchmark", "multiple-choice")
+    assert metrics["comparison"]["failures"]["before"] == {
+        "encoding": 1,
+        "extra_id": 3,
+        "missing_id": 2,
+        "no_letter": 2,
+    }
+
+
+def test_questions_that_the_gate_drops_are_not_judged_in_the_other_file_either(files):
+    dropped = {"Q": "Why <c9,CAM_BACK,1.0,2.0>?", "A": "Nobody found it.", "tag": [1]}
+    (files / "g.json").write_text(json.dumps({"s0": {"key_frames": {"f": {"QA": {"perception": [*ASKED, dropped]}}}}}))
+    script = files / "judge.py"
+    script.write_text("import sys; sys.stdin.read(); print(80)")
+    judge = ["--judge", f"command:{sys.executable} {script}", "--judge-workers", "1", "--judge-eligible-only"]
+    score(files, *judge, "--compare", str(files / "other.json"))
+    assert len((files / "judge_replies.jsonl").read_text().splitlines()) == 4
+
+
 def test_another_benchmark_takes_the_same_files(files, capsys):
     status, metrics = score(files, "--benchmark", "multiple-choice", "--compare", str(files / "other.json"))
     assert status == 0

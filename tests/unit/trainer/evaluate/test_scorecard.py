@@ -83,6 +83,15 @@ def test_without_asking_about_gated_questions_the_ungated_ratings_are_missing():
     assert evaluate(references, rows_of("?", "So."), parse_judge("const:40")).parts(gated=False)["chatgpt"] == 40.0
 
 
+def test_ratings_of_some_questions_give_neither_ungated_intervals_nor_differences():
+    references = references_of(("What?", TAG, [2]), (f"Why {TAG}?", "So.", [1]), ("Why?", "So.", [1]))
+    judge = parse_judge("const:40")
+    card, evaluation = scorecard(references, rows_of("?", "So.", "So."), judge, rate_all=False)
+    assert card["intervals"]["official"]["chatgpt"] == [40.0, 40.0]
+    assert card["intervals"]["ungated"]["chatgpt"] is card["intervals"]["ungated"]["final"] is None
+    assert "chatgpt" not in compare(evaluation, evaluation, Resampling(resamples=5))["scores"]
+
+
 def test_a_comparison_subtracts_the_earlier_predictions():
     references = references_of(("Is it?", "Yes.", [0]), ("Is he?", "No.", [0]), scenes=3)
     before, after = (
