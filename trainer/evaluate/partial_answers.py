@@ -73,8 +73,8 @@ class PartialAnswers:
             self.directory.rmdir()
 
     def drop(self) -> None:
-        """Take away everything kept; the directory stays."""
-        for kept in (self.directory / _SETTINGS, *self.directory.glob("rank-*.jsonl")):
+        """Take away everything kept, the settings last: no answers are left without them. The directory stays."""
+        for kept in (*self.directory.glob("rank-*.jsonl"), self.directory / _SETTINGS):
             kept.unlink(missing_ok=True)
 
 

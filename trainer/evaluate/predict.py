@@ -14,10 +14,10 @@ from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFa
 from data_shards.chat import STOP, ChatTemplate, TokenSegments, tokenize_prompts
 from data_shards.collate import to_tensors
 from data_shards.coords import drivelm_text
-from data_shards.decode import decode_jpeg
+from data_shards.decode import ImageError, decode_jpeg
 from data_shards.pack import PartMeta, build_pack
 from data_shards.schema import CAMERAS, RawFrame
-from data_shards.tiling import ViewLayout, tile_images, tile_jpegs, tiles_per_image
+from data_shards.tiling import LayoutError, ViewLayout, tile_images, tile_jpegs, tiles_per_image
 from models.decoding import Choose, greedy_answers, most_likely
 from models.vision import normalise_tiles
 from models.vlm import tile_side
@@ -173,7 +173,10 @@ class _Reader:
         for number, (frame, ids) in enumerate(zip(frames, asked, strict=True)):
             if not ids:
                 continue
-            counts, tiles = self._tiles(frame)
+            try:
+                counts, tiles = self._tiles(frame)
+            except (ImageError, LayoutError) as error:
+                raise type(error)(f"{frame.key}: {error}") from error
             for first in range(0, len(ids), self.asking.batch_rows):
                 some = tuple(ids[first : first + self.asking.batch_rows])
                 tokens = tokenize_prompts(frame, counts, self.tokenizer, self.asking.template, some)

@@ -13,6 +13,7 @@ from data_shards.asked import question_order
 from data_shards.chat import IMAGE_TOKEN, STOP
 from data_shards.index import DatasetIndex, load_index
 from data_shards.read import read_frame
+from models.safetensors_format import read_header
 from models.vlm import model_architectures
 from trainer.evaluate.perturb import Perturbation
 from trainer.evaluate.predict import PredictError
@@ -20,7 +21,8 @@ from trainer.evaluate.sampling import Sampling
 from trainer.evaluate.submission import SubmissionHeader
 from trainer.preprocessing import Preprocessing, read_preprocessing
 
-_FINGERPRINT_BYTES = 1 << 20
+_FINGERPRINT_BYTES = 1 << 16
+"""Read of each tensor to tell models apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,26 +101,31 @@ def _attempt(problems: list[str], act: Callable[[], Any]) -> Any:
 def _model_problems(directory: Path) -> list[str]:
     """Missing parts of a model directory, and a tokenizer that is not the model's."""
     problems = []
-    listed = directory / "model.safetensors.index.json"
+    listed, tokenizer_file = directory / "model.safetensors.index.json", directory / "tokenizer.json"
     try:
         weights = sorted(set(json.loads(listed.read_text())["weight_map"].values())) if listed.is_file() else []
         image_token_id = json.loads((directory / "config.json").read_text()).get("image_token_id")
+        if tokenizer_file.is_file():
+            json.loads(tokenizer_file.read_text(encoding="utf-8"))["added_tokens"]
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        return [f"{directory}: got an index or configuration that does not parse ({error!r}); export the model again"]
+        return [
+            f"{directory}: got an index, configuration or tokenizer that does not parse ({error!r}); export the model "
+            "again"
+        ]
     missing = [name for name in weights or ["model.safetensors"] if not (directory / name).is_file()]
     if missing:
         problems.append(f"{directory}: got no {', '.join(missing)}, expected the model's weights; export it again")
-    if not (directory / "tokenizer.json").is_file():
+    if not tokenizer_file.is_file():
         return [
             *problems,
-            f"{directory / 'tokenizer.json'}: no such file, expected the model's tokenizer; export the model again, or "
+            f"{tokenizer_file}: no such file, expected the model's tokenizer; export the model again, or "
             "copy it from where the model was trained",
         ]
     tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
     vocabulary = tokenizer.get_vocab()
     if STOP not in vocabulary or vocabulary.get(IMAGE_TOKEN) != image_token_id:
         problems.append(
-            f"{directory / 'tokenizer.json'}: got {IMAGE_TOKEN} as token {vocabulary.get(IMAGE_TOKEN)} and "
+            f"{tokenizer_file}: got {IMAGE_TOKEN} as token {vocabulary.get(IMAGE_TOKEN)} and "
             f"{STOP} as {vocabulary.get(STOP)}, expected {image_token_id} as in config.json and any number; "
             "is the tokenizer of another model?"
         )
@@ -152,13 +159,17 @@ def deciding_settings(job: PredictJob, inputs: PredictInputs) -> dict[str, Any]:
 
 
 def _fingerprint(directory: Path) -> str:
-    """Digest of sizes, beginnings and ends of a model's files: tells models apart without reading all weights."""
+    """Digest of a model's settings and of the beginning of each tensor: tells models apart without all their weights.
+
+    Of models that differ in a few trained parts alone, files begin and end alike.
+    """
     digest = hashlib.sha256()
-    for path in sorted([*directory.glob("*.safetensors"), *directory.glob("*.json")]):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
+    for path in sorted(directory.glob("*.json")):
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
+    for path in sorted(directory.glob("*.safetensors")):
         with path.open("rb") as file:
-            digest.update(file.read(_FINGERPRINT_BYTES))
-            file.seek(max(0, size - _FINGERPRINT_BYTES))
-            digest.update(file.read())
+            for name, entry in read_header(path).items():
+                file.seek(entry.start)
+                digest.update(f"{name} {entry.size} {entry.dtype} {entry.shape}\n".encode())
+                digest.update(file.read(min(entry.size, _FINGERPRINT_BYTES)))
     return digest.hexdigest()[:16]

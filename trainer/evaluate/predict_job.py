@@ -73,6 +73,8 @@ def _answer_all(job: PredictJob, inputs: PredictInputs, partial: PartialAnswers,
     open_frames = _unanswered(inputs, done)
     rank, world_size = (ranks.rank, ranks.world_size) if ranks else (0, 1)
     _answer_share(job, inputs, open_frames[rank::world_size], partial, ranks, done=len(done))
+    if ranks:
+        ranks.barrier()  # a file server shows a rank's rows to another machine once that rank has closed its file
     return _on_main(ranks, lambda: _finish(job, inputs, partial))
 
 
@@ -183,13 +185,23 @@ class _Answerer:
 
 
 def _finish(job: PredictJob, inputs: PredictInputs, partial: PartialAnswers) -> int:
-    """Put the rows into the order of the data, and write them."""
+    """Put the rows into the order of the data, and write them.
+
+    Raises:
+        PredictError: rows that ranks have written are not to be seen here.
+    """
     kept = partial.read()
-    rows = [
-        kept[f"{inputs.index.samples[position].key}_{place}"]
+    names = [
+        f"{inputs.index.samples[position].key}_{place}"
         for position, order in inputs.questions.items()
         for place in range(len(order))
     ]
+    if missing := [name for name in names if name not in kept]:
+        raise PredictError(
+            f"{partial.directory}: got no answer to {len(missing)} questions, such as {missing[0]}, though every rank "
+            "is done; put --out on a disk that all machines share, and run the same command again"
+        )
+    rows = [kept[name] for name in names]
     num_cut = sum(row.pop(_CUT, False) for row in rows)
     write_submission(rows, job.out, job.header)
     if num_cut:

@@ -1,6 +1,7 @@
 """Answers kept beside the output: whatever a kill or a crash left of them, whole rows are read and nothing else."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +42,28 @@ def test_other_or_spoilt_settings_are_refused_until_restarted(tmp_path):
         partial.prepare({"seed": 1}, restart=False)
     partial.prepare({"seed": 1}, restart=True)
     assert partial.read() == {}
+
+
+def test_a_kill_while_answers_are_dropped_leaves_none_without_their_settings(tmp_path, monkeypatch):
+    partial = PartialAnswers(tmp_path / "p.json")
+    partial.directory.mkdir()
+    partial.prepare({"seed": 0}, restart=False)
+    for rank in range(2):
+        with AnswerLog(partial, rank) as log:
+            log.append(ROWS)
+    unlink, gone = Path.unlink, []
+
+    def killed(path, **options):
+        if gone:
+            raise KeyboardInterrupt
+        gone.append(path)
+        unlink(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            partial.drop()
+    assert len(gone) == 1
+    assert partial.read()
+    with pytest.raises(PartialError, match="seed: kept 0, now 1"):
+        partial.prepare({"seed": 1}, restart=False)

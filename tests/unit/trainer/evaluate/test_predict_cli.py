@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -212,6 +213,32 @@ def test_kept_answers_of_other_settings_are_not_mixed_in(run_dir, shards, tmp_pa
     assert predict(*arguments, "--max-new-tokens", 4) == 2
     assert "max_new_tokens: kept 8, now 4" in capsys.readouterr().err
     assert predict(*arguments, "--max-new-tokens", 4, "--restart") == 0
+
+
+def test_rows_that_no_disk_shows_are_named_and_nothing_is_written(run_dir, shards, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(predict_job.AnswerLog, "append", lambda self, rows: None)
+    out = tmp_path / "p.json"
+    assert predict("--model", run_dir / "model", "--data", shards, "--out", out, "--max-new-tokens", 2) == 2
+    assert "got no answer to 7 questions, such as s0_f_0" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_damaged_image_is_named_by_its_frame(run_dir, tmp_path, capsys):
+    frame = tiny_frame(0, 2)
+    cut = {name: data[:-40] for name, data in frame.images.items()}
+    write_shards([replace(frame, images=cut)], tmp_path / "data", source="test", licence="none")
+    assert predict("--model", run_dir / "model", "--data", tmp_path / "data", "--out", tmp_path / "p.json") == 2
+    assert f"predict: {frame.key}: image of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ['{"version": "1.0", "added_tok', "{}", "[]"])
+def test_a_spoilt_tokenizer_is_named(content, run_dir, shards, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(run_dir / "model", model)
+    (model / "tokenizer.json").write_text(content)
+    options = ["--recipe", run_dir / "recipe.yaml", "--out", tmp_path / "p.json"]
+    assert predict("--model", model, "--data", shards, *options) == 2
+    assert f"{model}: got an index, configuration or tokenizer that does not parse" in capsys.readouterr().err
 
 
 def test_two_commands_do_not_write_one_file(run_dir, shards, tmp_path, capsys):
