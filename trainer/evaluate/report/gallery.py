@@ -136,23 +136,38 @@ def _shapes(points: Iterable[Mark], draw: Callable[[int, int], str]) -> str:
 
 
 class Pictures:
-    """Stitches frames and makes them small: as soon as one does not fit, it and all that follow get a smaller size."""
+    """Stitches frames and makes them small: as soon as one does not fit, it and all that follow get a smaller size.
+
+    `problems` names the views that do not decode.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         """`max_bytes`: of one JPEG, where the smallest size allows it."""
         self._max_bytes = max_bytes
         self._sizes = list(_SIZES)
+        self.problems: list[str] = []
 
     def uri(self, frame: RawFrame) -> str:
-        """The six views of a frame as the data URI of one JPEG."""
-        views = {camera: Image.open(io.BytesIO(frame.images[camera])) for camera in CAMERAS if camera in frame.images}
-        for view in views.values():
-            view.draft("RGB", (2 * _SIZES[0][0], 2 * _SIZES[0][0]))
+        """The six views of a frame as the data URI of one JPEG; one that does not decode is black, and a problem."""
+        views = {}
+        for camera in CAMERAS:
+            if camera in frame.images:
+                try:
+                    views[camera] = _view(frame.images[camera])
+                except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+                    self.problems.append(f"{frame.key}: {camera}: shown black ({error})")
         data = _jpeg(views, *self._sizes[0])
         while len(data) > self._max_bytes and len(self._sizes) > 1:
             del self._sizes[0]
             data = _jpeg(views, *self._sizes[0])
         return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+
+
+def _view(data: bytes) -> Image.Image:
+    """An image decoded at no more pixels than its place needs."""
+    view = Image.open(io.BytesIO(data))
+    view.draft("RGB", (2 * _SIZES[0][0], 2 * _SIZES[0][0]))
+    return view.convert("RGB")
 
 
 def _jpeg(views: Mapping[str, Image.Image], width: int, quality: int) -> bytes:
@@ -162,7 +177,7 @@ def _jpeg(views: Mapping[str, Image.Image], width: int, quality: int) -> bytes:
     for place, camera in enumerate(CAMERAS):
         if camera in views:
             row, column = divmod(place, COLUMNS)
-            small = views[camera].convert("RGB").resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
+            small = views[camera].resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
             sheet.paste(small, (column * width, row * height))
     buffer = io.BytesIO()
     sheet.save(buffer, "JPEG", quality=quality, optimize=True)

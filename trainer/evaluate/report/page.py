@@ -26,11 +26,12 @@ FindFrame = Callable[[str], RawFrame | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """The page, and how many frames of how many its gallery shows."""
+    """The page, how many frames of how many its gallery shows, and the views that could not be shown."""
 
     html: bytes
     num_frames: int
     num_all_frames: int
+    problems: tuple[str, ...]
 
 
 def make_page(systems: Sequence[System], find_frame: FindFrame, *, max_frames: int, judge: str, title: str) -> Page:
@@ -55,7 +56,12 @@ def make_page(systems: Sequence[System], find_frame: FindFrame, *, max_frames: i
         found = find_frame(frame.key)
         parts.append(frame_markup(frame, names, pictures.uri(found) if found and found.images else ""))
     parts.append(f"</section></main><script>{_script()}</script></body></html>\n")
-    return Page(html="".join(parts).encode(), num_frames=len(frames), num_all_frames=len(everything))
+    return Page(
+        html="".join(parts).encode(),
+        num_frames=len(frames),
+        num_all_frames=len(everything),
+        problems=tuple(pictures.problems),
+    )
 
 
 def _that_fit(frames: Sequence[FrameRows], names: Sequence[str]) -> list[FrameRows]:

@@ -1,6 +1,7 @@
 """Options of `python -m trainer.evaluate report` in, one HTML file and an exit status out."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from data_shards.atomic import write_atomically
@@ -57,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     page = make_page(systems, frame_finder(index), max_frames=args.max_frames, judge=args.judge, title=args.title)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.out, page.html)
+    for problem in page.problems:
+        print(problem, file=sys.stderr)
     print(f"{args.out}: {page.num_frames} of {page.num_all_frames} frames, {len(page.html) / 1e6:.1f} MB")
     return 0
 

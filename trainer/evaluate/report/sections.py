@@ -165,13 +165,13 @@ def camera_matrices(systems: Sequence[System]) -> str:
             for reference, row in zip(CAMERAS, confusion["matrix"], strict=True)
             for named, count in zip(CAMERAS, row, strict=True)
         }
-        figures.append(_camera_matrix(by_class, f"{name}: {{}} of {{}} listed objects, paired by class"))
-        figures.append(_camera_matrix(by_point, f"{name}: {{}} of {{}} points, paired within 16 pixels"))
+        figures.append(_camera_matrix(by_class, name, "listed objects, paired by class"))
+        figures.append(_camera_matrix(by_point, name, "points, paired within 16 pixels"))
     return '<div class="matrices">' + "".join(figures) + "</div>"
 
 
-def _camera_matrix(counts: Mapping[tuple[str, str], int], caption: str) -> str:
-    """`caption` takes the objects at their own camera and all."""
+def _camera_matrix(counts: Mapping[tuple[str, str], int], name: str, what: str) -> str:
+    """The caption says how many of what are at their own camera; `name` is markup already."""
     short = [camera.removeprefix("CAM_").replace("_", " ").capitalize() for camera in CAMERAS]
     rows = []
     for reference, label in zip(CAMERAS, short, strict=True):
@@ -186,7 +186,7 @@ def _camera_matrix(counts: Mapping[tuple[str, str], int], caption: str) -> str:
     total = sum(counts.values())
     right = sum(counts[camera, camera] for camera in CAMERAS)
     return (
-        f"<figure><figcaption>{caption.format(right, total)}</figcaption>"
+        f"<figure><figcaption>{name}: {right} of {total} {what}</figcaption>"
         f'<div class="scroll"><table class="matrix"><thead><tr><th></th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div></figure>"
     )

@@ -84,6 +84,11 @@ def test_names_and_titles_are_escaped_too(case, tmp_path):
     assert "<i>x</i>" in parsed.text
 
 
+def test_a_name_may_hold_braces(case, tmp_path):
+    page = report(case, tmp_path / "r.html", "--predictions", f"a{{b}}={case.good}")
+    assert "a{b}: 6 of 6 listed objects" in Elements(page).text
+
+
 def test_one_picture_a_frame_is_shared_by_its_questions(page):
     elements = Elements(page).elements
     assert sum(tag == "img" for tag, _ in elements) == 3
@@ -173,6 +178,19 @@ def test_references_without_pictures_are_shown_without(case, tmp_path):
     other = make_case(tmp_path / "other", scenes=1)
     page = report(case, tmp_path / "r.html", "--data", str(other.shards))
     assert Elements(page).text.count("no images") == 2
+
+
+def test_a_view_that_does_not_decode_is_black_and_named(case):
+    frame = frame_finder(load_index(case.shards))("scene0_frame0")
+    cut = {**frame.images, "CAM_BACK": frame.images["CAM_BACK"][:-40], "CAM_FRONT": b"no picture"}
+    frame = type(frame)(**(vars(frame) | {"images": cut}))
+    system = make_system("s", [], read_references(case.references), NoJudge())
+    page = make_page([system], lambda key: frame, max_frames=1, judge="none", title="t")
+    assert [problem.split(": ")[:2] for problem in page.problems] == [
+        ["scene0_frame0", "CAM_FRONT"],
+        ["scene0_frame0", "CAM_BACK"],
+    ]
+    assert b"data:image/jpeg;base64," in page.html
 
 
 def test_mistakes_exit_with_2_and_a_message(case, tmp_path, capsys):
