@@ -8,7 +8,7 @@ from data_shards.schema import CAMERAS, VIEW_SIZE
 from trainer.evaluate.baselines import offered_options
 from trainer.evaluate.drivelm import GradedQuestion
 from trainer.evaluate.ptb_tokenizer import LINE_BREAK
-from trainer.evaluate.tags import EXACT_TAG, MAX_READ
+from trainer.evaluate.tags import BARE_TAG, EXACT_TAG, MAX_READ
 from trainer.evaluate.tally import Tally, share
 
 LOOP_TURNS, LOOP_WORDS, LOOP_PERIOD = 4, 8, 20
@@ -16,7 +16,7 @@ LOOP_TURNS, LOOP_WORDS, LOOP_PERIOD = 4, 8, 20
 
 _TAG_LIKE = re.compile(
     r"<[^<>\n]{0,80}>|<c[^<>\n]{0,80}$"
-    r"|[<(\[]\s{0,3}c?\s{0,3}\d+\s{0,3},\s{0,3}CAM[^<>()\[\]\n]{0,80}[>)\]]?",
+    rf"|[<(\[]\s{{0,3}}c?\s{{0,3}}\d+\s{{0,3}},\s{{0,3}}CAM[^<>()\[\]\n]{{0,80}}[>)\]]?|{BARE_TAG}",
     re.IGNORECASE,
 )
 _INTEGER = re.compile(r",\s*\d+\s*(?=[,>)\]]|$)")
@@ -29,7 +29,7 @@ def syntax_drift(graded: Sequence[GradedQuestion]) -> dict[str, Any]:
 
     Returns:
         `spans` tag-like spans, `failing` those that are no tag to the letter and their `share`; `answers`; `kinds`,
-        {kind: {count, examples}}, of spans integer, spaced, bracketed, truncated, unknown_camera, other_form,
+        {kind: {count, examples}}, of spans integer, spaced, bracketed, bare, truncated, unknown_camera, other_form,
         out_of_view, and of answers duplicate_id, letter, yes_no, loop, line_break, empty, long.
     """
     tally = Tally()
@@ -64,9 +64,11 @@ def syntax_drift(graded: Sequence[GradedQuestion]) -> dict[str, Any]:
 
 def _span_failures(span: str) -> Iterator[str]:
     """Why a span is no tag; at least one reason."""
+    is_bare = span[0] in "cC"
     reasons = {
         "bracketed": span[0] in "([" or span[-1] in ")]",
-        "truncated": span[-1] not in ">)]",
+        "bare": is_bare,
+        "truncated": not is_bare and span[-1] not in ">)]",
         "spaced": any(character.isspace() for character in span),
         "integer": _INTEGER.search(span) is not None,
         "unknown_camera": not any(camera in CAMERAS for camera in _CAMERA.findall(span)),

@@ -43,9 +43,9 @@ class SceneSums:
 
 def sum_by_scene(scenes: Sequence[str], columns: Mapping[str, npt.ArrayLike]) -> SceneSums:
     """Sum each column [Q] over the questions of one scene; `scenes` names that of each question."""
-    _, place = np.unique(np.asarray(scenes, dtype=object).astype(str), return_inverse=True)
-    num_scenes = int(place.max()) + 1 if len(scenes) else 0
-    sums = [np.bincount(place, weights=np.asarray(column, float), minlength=num_scenes) for column in columns.values()]
+    number = {name: place for place, name in enumerate(sorted(set(scenes)))}
+    place = np.fromiter((number[scene] for scene in scenes), np.int64, len(scenes))
+    sums = [np.bincount(place, weights=np.asarray(column, float), minlength=len(number)) for column in columns.values()]
     return SceneSums(names=tuple(columns), values=np.stack(sums, axis=1).astype(float))
 
 

@@ -18,12 +18,12 @@ from trainer.evaluate.submission import (
     reference_questions,
     submission_rows,
 )
-from trainer.evaluate.tags import EXACT_TAG
+from trainer.evaluate.tags import BARE_TAG, EXACT_TAG
 
 MAX_ANSWER = 4000
 """Characters; DriveLM's longest reference answer has fewer than 2,000."""
 
-_TAG_LIKE = re.compile(r"<[^<>\n]{0,80}>|[<(\[]\s*c\s*\d+\s*,[^<>()\[\]\n]{0,80}[>)\]]?", re.IGNORECASE)
+_TAG_LIKE = re.compile(rf"<[^<>\n]{{0,80}}>|[<(\[]\s*c\s*\d+\s*,[^<>()\[\]\n]{{0,80}}[>)\]]?|{BARE_TAG}", re.IGNORECASE)
 _DECIMAL = re.compile(r"(?<!\d)\d+\.\d+")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _YES_NO = {"yes": "Yes.", "no": "No."}

@@ -24,6 +24,7 @@ _COLOURS = frozenset(
         "golden", "champagne", "purple", "pink", "beige", "tan", "maroon",
     )
 )  # fmt: skip
+_ONE_COLOUR = {"grey": "gray", "golden": "gold"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +83,13 @@ def described_phrases(answer: str) -> list[tuple[str, list[str]]]:
 
 
 def class_and_colour(words: Sequence[str]) -> tuple[str, str]:
-    """Class noun and colour of a lower-cased phrase ("a champagne-colored sedan"); "" for what it does not say."""
+    """Class noun and colour of a lower-cased phrase ("a champagne-colored sedan"); "" for what it does not say.
+
+    Two spellings of a colour ("grey", "gray") are one.
+    """
     colours = [word.removesuffix("-colored").removesuffix("-coloured") for word in words]
-    return _class_noun(list(words)), next((colour for colour in reversed(colours) if colour in _COLOURS), "")
+    colour = next((colour for colour in reversed(colours) if colour in _COLOURS), "")
+    return _class_noun(list(words)), _ONE_COLOUR.get(colour, colour)
 
 
 def _class_noun(words: list[str]) -> str:

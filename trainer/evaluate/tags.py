@@ -13,6 +13,9 @@ MAX_READ = 20_000
 EXACT_TAG = re.compile(r"<c\d+,CAM_(?:FRONT|BACK)(?:_LEFT|_RIGHT)?,(\d+\.\d),(\d+\.\d)>")
 """A tag as DriveLM writes it, with one decimal; the groups are x and y."""
 
+BARE_TAG = r"(?<![\w<(\[])c\s{0,3}\d+\s{0,3},\s{0,3}CAM_?[A-Z_]*(?:\s{0,3},\s{0,3}\d+(?:\.\d+)?){0,2}"
+"""Expression of a tag that has lost its brackets."""
+
 _FARTHEST = 1e9
 """Pixels; what is written as more is read as this, so that every distance is a number."""
 

@@ -21,6 +21,7 @@ _KINDS = {
     "integer": "whole-numbered tags",
     "spaced": "spaced tags",
     "bracketed": "tags in other brackets",
+    "bare": "tags without brackets",
     "truncated": "tags cut off",
     "unknown_camera": "tags with an unknown camera",
     "out_of_view": "points outside of the view",

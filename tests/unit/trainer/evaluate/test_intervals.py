@@ -20,6 +20,7 @@ def test_sums_are_by_scene_whatever_the_order():
     sums = sum_by_scene(["b", "a", "b"], {"x": [1.0, 2.0, 4.0]})
     assert sums.values.tolist() == [[2.0], [5.0]]
     assert sums.total()["x"] == 7.0
+    assert sum_by_scene(["a", "a\0"], {"x": [1.0, 2.0]}).values.tolist() == [[1.0], [2.0]]
 
 
 def test_the_interval_has_the_width_of_the_normal_approximation():

@@ -87,8 +87,9 @@ def test_busy_servers_and_broken_replies_are_asked_again():
 
 
 @pytest.mark.parametrize(
-    ("header", "low", "high"), [(formatdate(time.time() + 3600), 60, 60), (formatdate(0), 0, 1), ("soon", 0, 1)]
-)
+    ("header", "low", "high"), [(formatdate(time.time() + 3600), 60, 60), (formatdate(0), 0, 1), ("soon", 0, 1),
+     (f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT", 0, 1)],
+)  # fmt: skip
 def test_a_server_may_say_as_a_date_when_to_ask_again(header, low, high):
     with server((429, b"", ("Retry-After", header)), (200, "40")) as (url, _):
         waits = []

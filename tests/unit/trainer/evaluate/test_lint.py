@@ -73,6 +73,7 @@ def test_a_row_without_its_question_is_malformed():
         ("<c1,CAM_FRONT,800,450>", {"tag_form": 1}),
         ("<c1, CAM_FRONT, 800.0, 450.0>", {"tag_form": 1}),
         ("(c1,CAM_FRONT,800.0,450.0)", {"tag_form": 1}),
+        ("A car c1,CAM_FRONT,800.0,450.0.", {"tag_form": 1}),
         ("<c1,CAM_TOP,800.0,450.0>", {"tag_form": 1}),
         ("<c1,CAM_FRONT,800.0", {"odd_decimals": 1, "tag_form": 1}),
         ("<c1,CAM_FRONT,1700.0,450.0>", {"point_outside": 1}),

@@ -62,6 +62,8 @@ def test_only_the_question_for_important_objects_counts():
         ("a champagne-colored sedan", ("sedan", "champagne")),
         ("a red and white traffic cone", ("traffic cone", "white")),
         ("a van", ("van", "")),
+        ("a grey-coloured van", ("van", "gray")),
+        ("a gray van", ("van", "gray")),
         ("", ("", "")),
     ],
 )

@@ -57,6 +57,11 @@ REFERENCE = {  # what the Java tokenizer gives, for other strings than those of 
     "He said \u201c\u2018stop,\u2019 now\u201d \u2018a\u2019\u201cb\u201d": "he said ``` stop now a '`` b",
     "#tag.com Example.COM a^b.net x;y.org/z \u00e9.com": "#tag.com example.com a ^ b.net x y.org / z \u00e9.com",
     "stop.It's a, etc.It's": "stop.it 's a etc.it 's",
+    "D&eacute;j&Agrave; vu: caf&eacute;-bar 1&uuml;": "d&eacute;j&agrave; vu caf&eacute; bar 1 &uuml;",
+    "d'&eacute;t&eacute; l&EACUTE;'s &eacute;.b x": "d' &eacute;t&eacute; l&eacute; 's &eacute;.b x",
+    "a &MD; b &NBSP;&Lt;c&GT; &HT;d &QUOT; &odq;": "a b < c > &ht; d &quot; &odq;",
+    "don&apos;t AT&AMP;T it&apos;sx it&APOS;s": "do n't at&t it 's x it &apos;s",
+    "d'\u00e9t\u00e9 \ue000 \ue003x": "d'\u00e9t\u00e9 x",
 }
 
 
