@@ -1,8 +1,30 @@
-"""Ranges of characters as texts in, character classes of the Stanford PTB tokenizer 3.4.1 as regular expressions out.
+"""Ranges of characters as texts in, character classes of the Stanford PTB tokenizer 3.4.1 as regular expressions out;
+and letters that are written as entities as single characters.
 
 Found by running it on every character of Unicode's first plane; ASCII is left to the rules. What is in no class is
 dropped: emoji, control characters, scripts newer than the tokenizer. Ranges run on over what Unicode 14 leaves empty.
 """
+
+import re
+
+_ENTITIES = [f"&{vowel}{accent};" for vowel in "aeiou" for accent in ("acute", "grave", "uml")]
+_FIRST = 0xE000  # for private use, so that no text has a meaning for it
+_STAND_INS = {entity: chr(_FIRST + place) for place, entity in enumerate(_ENTITIES)}
+_WRITTEN = {ord(stand_in): entity for entity, stand_in in _STAND_INS.items()}
+_ENTITY = re.compile(f"{'|'.join(_ENTITIES)}|[{chr(_FIRST)}-{chr(max(_WRITTEN))}]", re.IGNORECASE | re.ASCII)
+_DROPPED = chr(max(_WRITTEN) + 1)
+
+
+def letters_for_entities(text: str) -> str:
+    """A text with one letter for each entity such as `&eacute;`, which is one for the tokenizer."""
+    if text.isascii() and "&" not in text:
+        return text
+    return _ENTITY.sub(lambda match: _STAND_INS.get(match[0].lower(), _DROPPED), text)
+
+
+def entities_for_letters(tokens: str) -> str:
+    """Tokens of such a text with its entities again, in lower case."""
+    return tokens if tokens.isascii() else tokens.translate(_WRITTEN)
 
 
 def _character_class(ranges: str) -> str:
@@ -10,6 +32,9 @@ def _character_class(ranges: str) -> str:
     ends = (part.split("-") for part in ranges.split())
     return "".join(f"\\u{first[0]:0>4}-\\u{first[-1]:0>4}" for first in ends)
 
+
+ENTITY_LETTERS = _character_class(f"{_FIRST:x}-{max(_WRITTEN):x}")
+"""What stands for an entity: joins letters, but no digit before it and nothing over a hyphen."""
 
 LETTERS = _character_class("""
 aa b5 ba c0-d6 d8-f6 f8-37d 384-386 388-481 483-487 48a-527 531-55f 561-587 591-5bd 5bf 5c1-5c2 5c4-5c5 5c7-5ea

@@ -9,7 +9,14 @@ stream of lines.
 import re
 from collections.abc import Sequence
 
-from trainer.evaluate.ptb_characters import DIGITS, LETTERS, SYMBOLS
+from trainer.evaluate.ptb_characters import (
+    DIGITS,
+    ENTITY_LETTERS,
+    LETTERS,
+    SYMBOLS,
+    entities_for_letters,
+    letters_for_entities,
+)
 
 LINE_BREAK = re.compile("\r\n|[\r\n\v\f\u2028\u2029]")
 """What ends a line for the PTB tokenizer. DriveLM makes "\\n" a space; others shift later answers by a line."""
@@ -25,7 +32,7 @@ _PUNCTUATION = frozenset(
     + list(
         "\u0085\u0091\u0092\u0093\u0094\u0096\u0097\u00ab\u00ad\u00bb\u2013\u2014\u2015\u2018\u2019\u201b\u201c\u201d\u2026\u2039\u203a"
     )
-    + ["&quot;", "&apos;", "&nbsp;", "&mdash;", "&ndash;"]
+    + ["&quot;", "&apos;"]
 )
 _QUOTES = {
     "`": "`", "\u2018": "`", "\u2019": "'", "\u201b": "`", "\u201c": "``", "\u201d": "''", "\u2039": "`", "\u203a": "'",
@@ -38,6 +45,7 @@ _NORMAL_FORM = {
 }  # fmt: skip
 _REWRITES = {"&amp;": "&", "(": "-lrb-", ")": "-rrb-", " ": "\u00a0", "\u00ad": ""}
 _REWRITE = re.compile("|".join(map(re.escape, _REWRITES)))
+_NOTHING = re.compile("(?i:&(?:nbsp|md|mdash|ndash);)")
 
 _ABBREVIATIONS = (
     "al|ala|apr|ariz|assn|aug|bancorp|bhd|bldg|blvd|bros|calif|co|colo|conn|corp|cos|ct|dak|dec|esq|est|etc|ext|feb|fla"
@@ -61,18 +69,20 @@ _FILE_ENDINGS = (
 )
 
 _ALNUM = r"[A-Za-z0-9]"
-_LETTER = rf"[A-Za-z\u00ad{LETTERS}]"
+_LETTER = rf"[A-Za-z\u00ad{LETTERS}{ENTITY_LETTERS}]"
 _DIGIT = f"[0-9{DIGITS}]"
 _WORD = rf"[A-Za-z0-9\u00ad{LETTERS}{DIGITS}]+"
-_APOSTROPHE = "(?:['\u0092\u2019]|&apos;)"
+_LETTERED = rf"{_LETTER}[A-Za-z0-9\u00ad{LETTERS}{DIGITS}{ENTITY_LETTERS}]*"
+_APOSTROPHE = "(?:['\u0092\u2019]|(?i:&apos;))"
+_AND = "(?:(?i:&amp;)|&)"
 _HYPHEN = "[-_\u058a\u2010\u2011]"
 _SPACE = "[ \t\u00a0\u2000-\u200a\u3000]"
 _SPACE_OR_LINE = "[ \t\n\u00a0\u2000-\u200a\u3000]"
 _NUMBER = rf"(?:{_DIGIT}*(?:[.:,\u00ad\u066b\u066c]{_DIGIT}+)+|{_DIGIT}+)"
-_ELISION = rf"(?:[dDoOlL]{_APOSTROPHE}{_ALNUM})?"
+_ELISION = rf"(?:[dDoOlL]{_APOSTROPHE}[A-Za-z0-9{LETTERS}{DIGITS}])?"
 _INITIALS = r"[A-Za-z](?:\.[A-Za-z])+\."
-_AUXILIARY = "(?:(?:'|&apos;)(?i:[msd]|re|ve|ll)(?![A-Za-z])|[\u0092\u2019](?i:[msd]|re|ve|ll))"
-_JOINED = rf"{_LETTER}(?:{_WORD})?(?:[.!?]{_LETTER}(?:{_WORD})?)+"
+_AUXILIARY = "(?:'(?i:[msd]|re|ve|ll)(?![A-Za-z])|(?:[\u0092\u2019]|(?i:&apos;))(?i:[msd]|re|ve|ll))"
+_JOINED = rf"{_LETTERED}(?:[.!?]{_LETTERED})+"
 _HYPHENATED = rf"{_ELISION}{_WORD}(?:{_HYPHEN}{_ELISION}{_WORD})*"
 _NUMBERED_COMPOUND = rf"{_ALNUM}[A-Za-z0-9.,\u00ad]{{0,{_LONGEST_SCAN}}}+(?:-(?:{_INITIALS}|[A-Za-z0-9\u00ad]+))+"
 _COMPOUND = r"(?:-[A-Za-z]+){0,2}"
@@ -85,7 +95,7 @@ _LABELS = rf"{{1,{_LONGEST_LABEL}}}+\.){{1,{_MOST_LABELS}}}"
 _DOMAIN = rf"(?:[^ \t\n\f\"`'|!(){{}},-_$]{_LABELS}(?i:com|net|org|edu){_URL_PATH}"
 _EMAIL_CHARACTER = r"[^ \t\n\f\"<>|(){}\u00a0@]"
 _EMAIL_DOMAIN = r"[^ \t\n\f\"<>|(){}.\u00a0]"
-_EMAIL = rf"(?:&lt;|<)?{_ALNUM}{_EMAIL_CHARACTER}{{0,{_LONGEST_SCAN}}}+@(?:{_EMAIL_DOMAIN}+\.)*{_EMAIL_DOMAIN}+>?"
+_EMAIL = rf"(?:(?i:&lt;)|<)?{_ALNUM}{_EMAIL_CHARACTER}{{0,{_LONGEST_SCAN}}}+@(?:{_EMAIL_DOMAIN}+\.)*{_EMAIL_DOMAIN}+>?"
 _PHONE = (
     r"(?:\(\d{2,3}\)[ \u00a0]?|(?:\+\+?)?(?:\d{2,4}[- \u00a0])?\d{2,4}[- \u00a0])\d{3,4}[- \u00a0]?\d{3,5}"
     r"|(?:\+\+?)?(?:\d{2,4}\.)?\d{2,4}\.\d{3,4}\.\d{3,5}"
@@ -95,18 +105,19 @@ _WORD_RULES = tuple(
     re.compile(rule)
     for rule in (
         r"(?i:(can)not|(gon)na|(got)ta|(lem)me|(gim)me|(wan)na)",
-        rf"({_JOINED}|{_WORD}(?:{_HYPHEN}{_WORD})*){_AUXILIARY}",
-        r"([A-Za-z\u00ad]*[A-MO-Za-mo-z]\u00ad*)[nN]['`\u0092\u2019][tT]",
-        r"[nN]['`\u0092\u2019][tT]",
+        rf"({_JOINED}|{_LETTERED}|{_WORD}(?:{_HYPHEN}{_WORD})*){_AUXILIARY}",
+        rf"([A-Za-z\u00ad]*[A-MO-Za-mo-z]\u00ad*)[nN](?:`|{_APOSTROPHE})[tT]",
+        rf"[nN](?:`|{_APOSTROPHE})[tT]",
         _WORD,
+        _LETTERED,
         rf"((?i:{_ABBREVIATIONS})\.).|(?=[A-Z])((?i:{_CAPITAL_ABBREVIATIONS})\.).",
         _JOINED,
         _HYPHENATED,
         _NUMBERED_COMPOUND,
         rf"{_LETTER}+[aeiouyAEIOUY]['`\u0092\u2019][aeiouA-Z]{_LETTER}*",
         rf"{_ALNUM}+{_COMPOUND}(?:\\?/{_ALNUM}+{_COMPOUND}){{1,2}}",
-        r"[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+",
-        r"([A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+\.)[,;:]",
+        rf"[A-Z]+(?:(?:\+|{_AND})[A-Z]+)+",
+        rf"([A-Z]+(?:(?:\+|{_AND})[A-Z]+)+\.)[,;:]",
         _NUMBER,
         r"(?:\d{1,4}[- \u00a0])?\d{1,4}(?:\\?/|\u2044)\d{1,4}",
         r"\d{1,2}[-/]\d{1,2}[-/]\d{2,4}",
@@ -118,10 +129,10 @@ _WORD_RULES = tuple(
         r"[A-Za-z]\.",
         _INITIALS,
         rf"([A-Za-z])\.{_SPACE_OR_LINE}+(?:{_SENTENCE_STARTERS}|M[rs]\.|{_MARKUP}){_SPACE_OR_LINE}",
-        rf"[A-HJ-XZn](?:`|{_APOSTROPHE}){_LETTER}{{2,}}",
+        rf"[A-HJ-XZn](?:`|{_APOSTROPHE})[A-Za-z\u00ad{LETTERS}]{{2,}}",
         rf"[lLdDjJ]{_APOSTROPHE}|[yY]{_APOSTROPHE}(?=[A-Za-z])",
         rf"(?i:(?:ol|dunkin|somethin){_APOSTROPHE}|c{_APOSTROPHE}(?:mon|est)|cap{_APOSTROPHE}n)",
-        r"[A-Z]+\$|[CcFf]#|[cC]\+\+|pro-|anti-|S(?:&|&amp;)P-500|S(?:&|&amp;)Ls",
+        rf"[A-Z]+\$|[CcFf]#|[cC]\+\+|pro-|anti-|S{_AND}P-500|S{_AND}Ls",
         rf"https?://[^ \t\n\f\"<>|()]+{_URL_END}",
         rf"www\.(?:[^ \t\n\f\"<>|.!?(){{}},]{_LABELS}[a-zA-Z]{{2,4}}{_URL_PATH}",
         _DOMAIN,
@@ -133,7 +144,7 @@ _SYMBOL_RULES = tuple(
     re.compile(rule, re.DOTALL)
     for rule in (
         _MARKUP,
-        r"&(?:amp|lt|gt|quot|apos|nbsp|mdash|ndash|#\d+);",
+        r"&(?i:amp|lt|gt|quot|apos|nbsp|md|mdash|ndash|ht|tl|ur|lr|q[clr]|[oc]dq|#\d+);",
         _AUXILIARY,
         rf"({_APOSTROPHE}[tT])(?i:is|was)",
         rf"{_APOSTROPHE}(?i:em|till?|cause)",
@@ -154,7 +165,7 @@ _SYMBOL_RULES = tuple(
         ".",
     )
 )
-_ANY_APOSTROPHE = re.compile(_APOSTROPHE)
+_ANY_APOSTROPHE = re.compile("['\u0092\u2019]|&apos;")
 _CONTRACTION = re.compile(f"(?i:{_APOSTROPHE}(?:[msd]|re|ve|ll)|n{_APOSTROPHE}t)")
 _TAG = r"<c\d{1,3},CAM(?:_[A-Z]+)+,\d+\.\d+,\d+\.\d+>"
 _ABBREVIATION = f"(?i:[A-Z]|{_ABBREVIATIONS}|{_TITLES}|{_CAPITAL_ABBREVIATIONS}|{_NUMBERED_ABBREVIATIONS})"
@@ -170,8 +181,8 @@ _PLAIN_TAG = re.compile(r"<(c\d+),(CAM[A-Z_]+),([\d.]+),([\d.]+)>")
 _CHUNK = re.compile(r"[^\s<]{1,40}+(?<!\.)(?:(?<![\d)])(?= )|(?= \D))")
 """Characters up to a space that no rule which starts in them looks beyond: their tokens are always the same."""
 
-_WORD_START = re.compile(_WORD)
-_KNOWN = re.compile(rf"[!-~\u0080{LETTERS}{DIGITS}{SYMBOLS}]")
+_WORD_START = re.compile(f"{_LETTER}|{_DIGIT}")
+_KNOWN = re.compile(rf"[!-~\u0080{LETTERS}{ENTITY_LETTERS}{DIGITS}{SYMBOLS}]")
 _SPACES = re.compile(f"{_SPACE}+")
 _CLOSED = re.compile(
     rf"(?:^| )(?:(?!(?i:{_NUMBERED_ABBREVIATIONS})\.$)[A-Za-z]{{2,}}\.?"
@@ -190,7 +201,7 @@ def tokenize_lines(texts: Sequence[str]) -> list[str]:
 
     Line breaks inside a text are made spaces, also those at which the original loses count of its lines.
     """
-    lines = [LINE_BREAK.sub(" ", text) if LINE_BREAK.search(text) else text for text in texts]
+    lines = [letters_for_entities(LINE_BREAK.sub(" ", text) if LINE_BREAK.search(text) else text) for text in texts]
     stream = "\n".join(lines) + "\n"
     known: dict[str, str] = {}
     chunks: dict[str, list[str]] = {}
@@ -202,7 +213,7 @@ def tokenize_lines(texts: Sequence[str]) -> list[str]:
             tokens = " ".join(_line_tokens(stream, position, position + len(line), chunks))
             if _CLOSED.search(line):
                 known[line] = tokens
-        tokenized.append(tokens)
+        tokenized.append(entities_for_letters(tokens))
         position += len(line) + 1
     return tokenized
 
@@ -260,10 +271,11 @@ def _next_token(stream: str, position: int) -> tuple[str, int]:
 def _normalise(token: str) -> str:
     if len(token) == 2 and token[0] in _QUOTES and token[1] in _QUOTES:
         token = _QUOTES[token[0]] + _QUOTES[token[1]]
-    if token in _PUNCTUATION or (len(token) == 1 and not _KNOWN.match(token)):
+    if token in _PUNCTUATION or _NOTHING.fullmatch(token) or (len(token) == 1 and not _KNOWN.match(token)):
         return ""
     if _CONTRACTION.fullmatch(token):
         token = _ANY_APOSTROPHE.sub("'", token)
     if token.startswith("<") and token.endswith(">"):
         return token.lower().replace(" ", "\u00a0")
-    return _NORMAL_FORM.get(token) or _REWRITE.sub(lambda match: _REWRITES[match[0]], token.lower())
+    token = token.lower()
+    return _NORMAL_FORM.get(token) or _REWRITE.sub(lambda match: _REWRITES[match[0]], token)
