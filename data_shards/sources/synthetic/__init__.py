@@ -62,7 +62,8 @@ def position_frames(
         scene_id = _identifier("scene", seed, number)
         for i, (scene, rng) in enumerate(scene_frames(seed, number, frames_per_scene)):
             frame_id = _identifier("view", seed, number, i)
-            asked = {camera: position_questions(scene, camera) for camera in CAMERAS}
+            seen = seen_objects(scene)
+            asked = {camera: position_questions(scene, seen, camera) for camera in CAMERAS}
             camera = str(rng.choice([camera for camera, questions in asked.items() for _ in questions]))
             yield RawFrame(
                 key=f"{scene_id}_{frame_id}",
@@ -71,7 +72,7 @@ def position_frames(
                 source="synthetic",
                 images=render_scene(scene, rng, width=image_width, city=city, cameras=[camera]),
                 questions=asked[camera],
-                objects=position_infos([entry for entry in seen_objects(scene) if entry.camera == camera]),
+                objects=position_infos([entry for entry in seen if entry.camera == camera]),
             )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from data_shards.schema import Question
-from data_shards.sources.synthetic.driver import DIRECTIONS, SeenObject, objects_in_view, seen_objects
+from data_shards.sources.synthetic.driver import DIRECTIONS, SeenObject, objects_in_view
 from data_shards.sources.synthetic.objects import Scene, WorldObject
 from data_shards.sources.synthetic.questions import object_info
 from data_shards.sources.synthetic.wording import ask
@@ -11,12 +11,12 @@ from data_shards.sources.synthetic.wording import ask
 _NUMBER = 1  # every answer names one object
 
 
-def position_questions(scene: Scene, camera: str) -> tuple[Question, ...]:
-    """Where the objects of a view are; an object's tag is the answer, which tag 3 scores.
+def position_questions(scene: Scene, seen: Sequence[SeenObject], camera: str) -> tuple[Question, ...]:
+    """Where the objects of a view are; an object's tag is the answer, which tag 3 scores. `seen` is of the scene.
 
     Of several of one name the leftmost is asked for. One that lies mainly in the next view is asked for there.
     """
-    here = {entry.item: entry for entry in seen_objects(scene) if entry.camera == camera}
+    here = {entry.item: entry for entry in seen if entry.camera == camera}
     called: dict[str, list[WorldObject]] = {}
     for item in objects_in_view(scene, camera):
         called.setdefault(item.name, []).append(item)

@@ -362,7 +362,7 @@ def shown(scene, camera):
 
 def test_of_two_alike_in_a_view_the_position_of_the_leftmost_is_asked_and_at_a_border_in_its_own_view():
     scene = Scene(road="straight", weather="sunny", objects=(car((12.0, -2.0)), car((12.0, 3.0))))
-    (question,) = position_questions(scene, "CAM_FRONT")
+    (question,) = position_questions(scene, seen_objects(scene), "CAM_FRONT")
     assert question.question == "Where is the leftmost red car to the front of the ego vehicle?"
     assert float(TAG.match(question.answer)[3]) < 800
     bearing = np.radians(29.0)
@@ -370,5 +370,5 @@ def test_of_two_alike_in_a_view_the_position_of_the_leftmost_is_asked_and_at_a_b
     assert main_camera(border) == "CAM_FRONT_LEFT"
     assert object_box(border, RIG["CAM_FRONT"]) is not None
     scene = replace(scene, objects=(car((12.0, -2.0)), border))
-    assert position_questions(scene, "CAM_FRONT") == ()
-    assert len(position_questions(scene, "CAM_FRONT_LEFT")) == 1
+    assert position_questions(scene, seen_objects(scene), "CAM_FRONT") == ()
+    assert len(position_questions(scene, seen_objects(scene), "CAM_FRONT_LEFT")) == 1
