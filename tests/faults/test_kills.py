@@ -10,8 +10,9 @@ import pytest
 
 from tests.helpers.dist import losses
 from tests.helpers.forked import fork_ranks, join_ranks
-from tests.helpers.kills import last_step, remains, train_with_kills, wait_until
+from tests.helpers.kills import last_step, remains, train_with_kills
 from tests.helpers.stages import make_world, write_recipe
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.distributed
 
@@ -121,11 +122,15 @@ def test_a_full_disk_ends_no_rank_and_no_line_is_missing_after_it(world):
     recipe = recipe_of(world, "align", run_dir.name, 40)
     log = run_dir.with_suffix(".log")
     ranks = fork_ranks(["--recipe", str(recipe)], log)
+    processes = [psutil.Process(rank.pid) for rank in ranks]
     wait_until(lambda: last_step(run_dir) >= 4)
-    reached = last_step(run_dir)
     for limit in (0, psutil.RLIM_INFINITY):
-        for rank in ranks:
-            psutil.Process(rank.pid).rlimit(psutil.RLIMIT_FSIZE, (limit, psutil.RLIM_INFINITY))
+        for process in processes:
+            process.suspend()
+        reached = last_step(run_dir)
+        for process in processes:
+            process.rlimit(psutil.RLIMIT_FSIZE, (limit, psutil.RLIM_INFINITY))
+            process.resume()
         if not limit:
             tried = [run_dir / "checkpoints" / f"step-{step:06d}.partial" for step in range(reached + 6, 40)]
             wait_until(lambda tried=tried: any(path.exists() for path in tried))

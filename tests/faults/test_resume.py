@@ -16,6 +16,7 @@ from data_shards.chat import internlm2_chat
 from data_shards.loader import PackLoader, TextSettings
 from data_shards.schema import CAMERAS
 from tests.helpers.tokenizer import tiny_tokenizer
+from tests.helpers.waiting import TIMEOUT_S
 from tests.unit.data_shards.test_loader import LAYOUT, frames, make_stream, source
 
 KILLS = 20
@@ -110,7 +111,7 @@ def test_after_twenty_kills_and_with_other_world_sizes_the_samples_are_those_of_
 
 
 def wait_for(holds, processes) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + TIMEOUT_S
     while not holds():
         assert time.monotonic() < deadline
         assert all(process.is_alive() for process in processes), "a rank ended by itself"

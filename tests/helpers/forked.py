@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from tests.helpers.dist import CPU_ZERO3, TIMEOUT_S, free_port
+from tests.helpers.dist import CPU_ZERO3, free_port
+from tests.helpers.waiting import TIMEOUT_S
 
 _MAIN = "tests.helpers.rank_main"
 

@@ -1,19 +1,19 @@
 """A recipe in, how often it was killed out: starts a run again and again, and kills a rank at random moments."""
 
 import json
-import os
 import random
-import signal
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
 
-from tests.helpers.dist import TIMEOUT_S, losses
+from tests.helpers.dist import losses
 from tests.helpers.forked import fork_ranks, join_ranks
+from tests.helpers.waiting import wait_until
 from trainer.checkpoint_files import checkpoints_in
 
 START_CPU_S, STEP_S, SAVE_S = 2.0, 0.3, 0.02
@@ -45,12 +45,15 @@ def train_with_kills(recipe: Path, run_dir: Path, kills: int, seed: int) -> Kill
         done.starts += 1
         moment = MOMENTS[done.starts % len(MOMENTS)]
         _await(moment, rng, run_dir, ranks)
-        victim = rng.choice(ranks)
-        assert victim.is_alive(), f"the run ended before it was killed {kills} times: {log.read_text()[-2000:]}"
-        os.kill(victim.pid, signal.SIGKILL)
-        done.aimed[moment] += 1
+        rng.choice(ranks).kill()
         statuses = join_ranks(ranks)
+        if (run_dir / "summary.json").is_file():  # the kill came too late: all of it once more
+            assert done.starts < 3 * kills, f"runs end before they are killed: {log.read_text()[-2000:]}"
+            shutil.rmtree(run_dir)
+            done.aimed, done.half_saves = dict.fromkeys(MOMENTS, 0), 0
+            continue
         assert 0 not in statuses, "a rank went on to the end without the other"
+        done.aimed[moment] += 1
         done.half_saves += moment != "start" and bool(_partials(run_dir))
     statuses = join_ranks(fork_ranks(["--recipe", str(recipe)], log))
     assert statuses == [0, 0], log.read_text()[-4000:]
@@ -87,14 +90,6 @@ def remains(run_dir: Path) -> dict[str, bytes]:
     files = [run_dir / "model" / "model.safetensors", newest / "engine.json", *newest.glob("rank-*.safetensors")]
     files += (run_dir / "samples").glob("rank-*.jsonl")
     return {str(path.relative_to(run_dir)): path.read_bytes() for path in files}
-
-
-def wait_until(holds: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
-    """Ask again and again, every millisecond."""
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def _partials(run_dir: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -23,6 +24,7 @@ from data_shards.sources.drivelm_annotations import SourceError
 from tests.helpers.frames import camera_frames, jpeg, noise, write_dataset
 from tests.helpers.paths import ROOT
 from tests.helpers.raw_tar import pack
+from tests.helpers.waiting import TIMEOUT_S, wait_until
 
 
 def turns(*texts, roles=("human", "gpt")):
@@ -264,7 +266,7 @@ def test_a_long_text_of_spaces_is_read_in_no_time():
     text = "<image>x" + " " * 300_000 + "y"
     began = time.process_time()
     assert parse_row(row(text, "A.", image="a.jpg"), RowRules()).turns[0][0] == text.removeprefix("<image>")
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < 10
 
 
 def test_rows_of_the_same_images_that_are_too_long_together_become_several_frames_of_one_scene(images, monkeypatch):
@@ -358,6 +360,22 @@ def test_what_webdataset_skips_is_skipped_and_what_it_refuses_is_left_out(images
     assert "text of" in listed[1]["got"]
 
 
+KILLED = """
+import os, signal, sys
+from concurrent.futures import wait
+from data_shards import build
+from data_shards.cli import main
+
+def killed(tasks, progress, bar):
+    wait(tasks, return_when="FIRST_COMPLETED")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+build._follow = killed
+main(sys.argv[1:])
+"""
+"""The command, killed as soon as a shard is written."""
+
+
 def test_a_build_whose_parent_is_killed_goes_on_to_the_same_bytes(images, tmp_path):
     rows = [row(f"<image>{i}?", "A.", image=f"{i}.jpg") for i in range(60)]
     rng = np.random.default_rng(0)
@@ -366,18 +384,12 @@ def test_a_build_whose_parent_is_killed_goes_on_to_the_same_bytes(images, tmp_pa
     (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     plain = ("conversations", "--annotations", tmp_path / "r.jsonl", "--images", images, "--samples-per-shard", 2)
     assert run(*plain, "--processes", 1, "--out", tmp_path / "whole") == 0
-    command = [sys.executable, "-m", "data_shards", *map(str, plain), "--processes", "2", "--out", str(tmp_path / "k")]
+    command = [sys.executable, "-c", KILLED, *map(str, plain), "--processes", "2", "--out", str(tmp_path / "k")]
     process = subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    deadline = time.monotonic() + 240
-    while not list((tmp_path / "k").glob("*.tar")) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
-    while group_lives(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not group_lives(process.pid), "workers outlive their parent"
+    assert process.wait(TIMEOUT_S) == -signal.SIGKILL
+    wait_until(lambda: not group_lives(process.pid))  # workers do not outlive their parent
     assert 0 < len(list((tmp_path / "k").glob("*.tar"))) < 30
     assert run(*plain, "--processes", 1, "--out", tmp_path / "k") == 0
     one, other = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("whole", "k"))

@@ -1,5 +1,6 @@
 import io
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -29,6 +30,7 @@ from data_shards.tiling import ViewLayout, tile_images
 from data_shards.write import write_shards
 from tests.helpers.raw_tar import raw_dataset
 from tests.helpers.tokenizer import drivelm_sentences, tiny_tokenizer
+from tests.helpers.waiting import wait_until
 
 LAYOUT = ViewLayout(tile_size=28, max_tiles=2)
 LIMITS = PackLimits(max_tokens=900, max_tiles=40)
@@ -443,9 +445,13 @@ def test_a_worker_killed_from_outside_is_named_where_its_batch_is_awaited(source
 
 
 def test_a_stuck_worker_is_named(sources, stream, text, monkeypatch):
-    monkeypatch.setattr(frame_dataset, "read_frame", lambda *arguments: time.sleep(2))
-    with pytest.raises(LoaderError, match=r"no batch for 0\.\d seconds.*stuck while pack 0 was awaited"):
+    end = multiprocessing.get_context("fork").Event()
+    monkeypatch.setattr(frame_dataset, "read_frame", lambda *arguments: end.wait())
+    stuck = r"no batch for \d+\.\d seconds.*stuck while pack 0 was awaited"
+    with pytest.raises(LoaderError, match=stuck) as caught:
         steps(loader(sources, stream, text, workers=1, timeout_s=0.3), 1)
+    end.set()
+    assert caught.value  # holds the loader until here: it waits for its workers to leave
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -468,8 +474,9 @@ def test_workers_make_no_more_batches_ahead_than_they_are_told(sources, stream, 
     monkeypatch.setattr(frame_dataset, "read_frame", counted)
     iterator = iter(loader(sources, stream, text, workers=2, prefetch=2))
     next(iterator)
-    time.sleep(1.0)
     made = sum(len(stream.pack(i).visits) for i in range(5))  # one taken, twice two made ahead
+    wait_until(lambda: len(list(tmp_path.iterdir())) >= made)
+    time.sleep(0.5)
     assert len(list(tmp_path.iterdir())) == made
     iterator.close()
 

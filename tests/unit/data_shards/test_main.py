@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +17,7 @@ from data_shards.index import load_index
 from data_shards.read import read_frame
 from tests.helpers.frames import camera_frames, write_dataset
 from tests.helpers.paths import DRIVELM_SAMPLE, ROOT, needs_drivelm_sample
+from tests.helpers.waiting import TIMEOUT_S, wait_until
 
 ANNOTATIONS = str(DRIVELM_SAMPLE / "annotations" / "train_sample.json")
 
@@ -209,11 +209,9 @@ def test_ctrl_c_keeps_whole_shards_and_the_same_command_goes_on(tmp_path):
         # tests that run in a shell's background would hand down that Ctrl-C is ignored
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 240
-    while not list((tmp_path / "x").glob("*.tar")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: list((tmp_path / "x").glob("*.tar")))
     os.killpg(process.pid, signal.SIGINT)
-    message = process.communicate(timeout=60)[1].decode()
+    message = process.communicate(timeout=TIMEOUT_S)[1].decode()
     assert process.returncode == 75, message
     assert "Traceback" not in message
     assert "same command goes on" in message

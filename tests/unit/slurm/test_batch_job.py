@@ -167,7 +167,7 @@ def test_a_start_is_judged_whatever_a_setup_file_sets(programs, tmp_path, monkey
     for name, value in (("SLURM_JOB_ID", "17"), ("SLURM_JOB_NODELIST", "localhost")):
         monkeypatch.setenv(name, value)
     for _ in range(2):
-        done = subprocess.run(["bash", tmp_path / "script"], capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(["bash", tmp_path / "script"], capture_output=True, text=True, check=False)
         assert done.returncode == 1, done.stderr
     first, second = load_attempts(job.folder, 0).starts
     assert (first.outcome, first.requeued, second.requeued) == (CRASHED, True, False)

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from slurm.attempts import attempt_folder, load_records
 from slurm.job import FIRST_PORT, NUM_PORTS, last_words, rank_environment, rank_place
 from slurm.spec import Work, save_spec
 from tests.helpers.paths import ROOT
+from tests.helpers.waiting import TIMEOUT_S, lives, wait_until
 from tests.unit.slurm.samples import spec
 
 SLURM = {
@@ -24,8 +24,6 @@ SLURM = {
     "SLURM_LOCALID": "1",
     "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.3",
 }
-TIMEOUT_S = 120
-
 TRAINER = """
     import signal, sys, time
     time.sleep(1.0)  # the imports of a real one
@@ -98,10 +96,7 @@ def training(tmp_path: Path, text: str) -> Work:
 
 def wait_for_child(process: subprocess.Popen) -> None:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    deadline = time.monotonic() + TIMEOUT_S
-    while not children.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(children.read_text)
 
 
 def test_a_signal_before_the_trainer_listens_still_reaches_it(tmp_path):
@@ -125,10 +120,7 @@ def test_a_rank_dies_with_the_task_that_watches_it(tmp_path):
     child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
     process.kill()
     process.wait()
-    deadline = time.monotonic() + TIMEOUT_S
-    while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: not lives(child))
 
 
 def test_a_command_that_ends_on_the_signal_was_stopped(tmp_path):
@@ -163,10 +155,7 @@ def test_a_command_without_a_new_file_for_too_long_is_ended(tmp_path):
 def test_a_command_that_fails_because_it_was_told_to_end_was_stopped(tmp_path):
     text = "trap 'exit 1' TERM; touch ready; while :; do sleep 0.02; done"
     process = run_task(tmp_path, Work(name="c", command=("bash", "-c", text)), directory=tmp_path)
-    deadline = time.monotonic() + TIMEOUT_S
-    while not (tmp_path / "ready").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until((tmp_path / "ready").exists)
     process.send_signal(signal.SIGTERM)
     assert process.wait(TIMEOUT_S) == 0
     assert the_record(tmp_path).status == 75

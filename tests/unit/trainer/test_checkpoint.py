@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.helpers.waiting import wait_until
 from trainer import checkpoint as checkpoint_module
 from trainer.checkpoint import Checkpoints, SaveError
 from trainer.engine import Snapshot
@@ -157,7 +158,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_it_counts_only_when_
     go = threading.Event()
 
     def slow(directory, files, write=checkpoint_module.write_hashed):
-        go.wait(30)
+        go.wait(300)
         return write(directory, files)
 
     monkeypatch.setattr(checkpoint_module, "write_hashed", slow)
@@ -176,6 +177,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_it_counts_only_when_
 def test_interrupted_save_is_never_taken_for_a_checkpoint(checkpoints, stored):
     path = _save(checkpoints, 1)
     _begin(checkpoints, 2)
+    wait_until(lambda: not checkpoints.busy)
     assert (checkpoints.root / "step-000002.partial").is_dir()
     assert stored.find() == path
     assert [p.name for p in checkpoints.root.glob("step-*")] == ["step-000001"]

@@ -4,7 +4,6 @@ import json
 import math
 import resource
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.helpers.waiting import wait_until
 from trainer.curves import Curves
 from trainer.loggers import RunLogger
 
@@ -29,9 +29,8 @@ def _events(run_dir) -> EventAccumulator:
 
 
 def _until_on_disk(run_dir) -> None:
-    """Wait for a first point: TensorBoard's writer has a thread of its own."""
-    while "loss/total" not in _events(run_dir).Tags()["scalars"]:
-        time.sleep(0.05)
+    """Wait for the last of the first values: TensorBoard's writer has a thread of its own."""
+    wait_until(lambda: "rate/samples_per_s" in _events(run_dir).Tags()["scalars"])
 
 
 def test_scalars_and_pictures_are_in_tensorboard_and_jsonl(tmp_path):
@@ -114,14 +113,14 @@ def test_curves_begin_a_new_file_where_the_old_one_took_no_more(tmp_path):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_point_is_kept_whose_writer_failed_at_an_earlier_one(tmp_path):
     said: list[str] = []
+    others = set(threading.enumerate())
     curves = Curves(tmp_path / "tensorboard", done=0, say=said.append)
+    (writer,) = set(threading.enumerate()) - others
     curves.scalars(1, VALUES)
     _until_on_disk(tmp_path)
-    with_its_writer = threading.active_count()
     with _full_disk():
         curves.scalars(2, {"loss/total": 2.0})
-        while threading.active_count() == with_its_writer:
-            time.sleep(0.05)
+        writer.join()
     curves.scalars(3, VALUES)
     curves.close()
     assert len(said) == 1

@@ -3,6 +3,7 @@
 import json
 import time
 
+from tests.helpers.waiting import wait_until
 from trainer.watchdog import Status, Watchdog, behind, report
 
 
@@ -60,27 +61,18 @@ def test_the_report_names_ranks_and_what_they_do():
 
 
 def stand_still(end):
-    wait_for(end)
-
-
-def wait_for(holds):
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(end)
 
 
 def test_a_hang_leaves_stacks_and_a_report_and_life_goes_on(tmp_path):
-    said, ranks = [], _Ranks()
+    said, ranks, stacks = [], _Ranks(), tmp_path / "stacks" / "rank_0.txt"
     with Watchdog(ranks, tmp_path, hang_after=0.5, say=said.append) as watchdog:
         watchdog.beat(4, "forward and backward passes")
-        stand_still(lambda: said)
+        stand_still(lambda: said and "in stand_still" in stacks.read_text())
         assert len(said) == 1
-        watchdog.beat(5, "waiting for data")
-        wait_for(lambda: ranks.shown.cleared)
+        assert json.loads(ranks.shown.texts[0])["doing"] == "forward and backward passes"
+        wait_until(lambda: watchdog.beat(5, "waiting for data") or ranks.shown.cleared)
     assert "step 4, forward and backward passes" in said[0]
-    assert json.loads(ranks.shown.texts[0])["doing"] == "forward and backward passes"
-    assert "in stand_still" in (tmp_path / "stacks" / "rank_0.txt").read_text()
 
 
 def test_steps_that_move_leave_nothing_behind(tmp_path):

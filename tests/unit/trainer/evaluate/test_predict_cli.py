@@ -17,6 +17,7 @@ from data_shards.asked import reference_rows
 from data_shards.write import write_shards
 from tests.helpers.dist import free_port
 from tests.helpers.paths import ROOT
+from tests.helpers.waiting import TIMEOUT_S
 from tests.unit.trainer.evaluate.test_predict import VIEWS, stock_answers
 from tests.unit.trainer.tiny_run import make_run, tiny_frame
 from trainer.evaluate import predict_job
@@ -297,7 +298,7 @@ def on_ranks(arguments: list[str]) -> tuple[list[int], str]:
             )
         )
     try:
-        output = [rank.communicate(timeout=120)[0] for rank in ranks]
+        output = [rank.communicate(timeout=TIMEOUT_S)[0] for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()

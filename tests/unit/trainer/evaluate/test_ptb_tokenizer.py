@@ -111,4 +111,5 @@ UNITS = ["a", "a,", "<", "<!a", "(", "1 ", "a@", "no. ", "-", "a.", "'", "\U0001
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_huge_answer_takes_linear_time(unit):
-    assert seconds(unit * 24_000) < 16 * seconds(unit * 3_000) + 0.3  # 8 times, 64 if it were quadratic
+    tries = (seconds(unit * 24_000) < 16 * seconds(unit * 3_000) + 0.3 for _ in range(5))
+    assert any(tries)  # 8 times, 64 if it were quadratic

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from tests.helpers.waiting import TIMEOUT_S
 from tests.unit.trainer.evaluate.report.report_case import make_case
 from trainer.evaluate.__main__ import main
 
@@ -30,7 +31,7 @@ def open_page(report, fragment: str) -> str:
         [CHROMIUM, *options, profile, "--dump-dom", f"{report.as_uri()}{fragment}"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=TIMEOUT_S,
         check=True,
     )
     return done.stdout
