@@ -18,7 +18,7 @@ from trainer.curves import Curves
 from trainer.dist import Ranks, is_main_process
 from trainer.lines import PatientLines, json_number, keep_until
 
-SECONDS_FOR_MAIN = 2.0
+SECONDS_FOR_MAIN = 10.0
 
 
 class Logger(Protocol):

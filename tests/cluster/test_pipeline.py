@@ -75,7 +75,8 @@ def test_crashes_and_stops_without_progress_are_requeued_up_to_their_limits(tmp_
 def test_a_point_goes_on_without_waiting_for_the_others_and_one_that_fails_ends_alone(tmp_path):
     out, folder = tmp_path / "out", tmp_path / "pipeline"
     out.mkdir()
-    first = f"""bash -c "[ {{seed}} != 1 ] || exit 2; sleep {{wait}}; touch {out}/first-{{seed}}" """
+    wait = f"for i in $(seq {{wait}}); do [ -e {out}/0.json ] && break; sleep 0.2; done"
+    first = f"""bash -c "[ {{seed}} != 1 ] || exit 2; {wait}; touch {out}/first-{{seed}}" """
     second = f"""bash -c "ls {out} > {out}/seen-{{seed}}; echo '{{\\"score\\": {{seed}}}}' > {out}/{{seed}}.json" """
     file = write_pipeline(
         tmp_path / "p.yaml",
@@ -84,7 +85,7 @@ def test_a_point_goes_on_without_waiting_for_the_others_and_one_that_fails_ends_
         max_crashes=0,
     )
     content = yaml.safe_load(file.read_text())
-    file.write_text(yaml.safe_dump({**content, "points": [{"seed": [0, 1, 2], "wait": [0, 0, 20]}]}))
+    file.write_text(yaml.safe_dump({**content, "points": [{"seed": [0, 1, 2], "wait": [0, 0, 2000]}]}))
     said = jobs.slurm("pipeline", str(file), "--folder", str(folder), "--wait", expect=2).stderr
     assert "step first: 1 of 3 not done" in said
     assert "step second: 1 of 3 not done" in said
