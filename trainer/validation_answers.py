@@ -16,11 +16,13 @@ import torch
 from transformers import InternVLForConditionalGeneration
 
 from data_shards.asked import question_order
+from data_shards.chat import ChatError
+from data_shards.decode import ImageError
 from data_shards.index import DatasetIndex
 from data_shards.read import BadSample, read_frame
 from data_shards.schema import Question, RawFrame
 from data_shards.sources.drivelm_select import references_json
-from data_shards.tiling import tile_jpegs
+from data_shards.tiling import LayoutError, tile_jpegs
 from models.blanks import drawn_vlm
 from models.loading import give
 from models.projector import LinearProjectorVLM
@@ -134,40 +136,39 @@ def _whole(stage: VlmStage, engine: Engine) -> Iterator[InternVLForConditionalGe
 
 
 def _answer(stage: VlmStage, vlm: InternVLForConditionalGeneration, index: DatasetIndex, place: int) -> list[_Answers]:
-    """Nothing for a frame that cannot be read."""
+    """Nothing for a frame that cannot be read or shown, as in training."""
     recipe = stage.recipe
     try:
         frame = read_frame(index, place)
-    except BadSample:
+        (answers,) = answer_frames(
+            vlm,
+            stage.tokenizer,
+            [frame],
+            question_ids=[question_order(frame)],
+            template=chat_template(recipe),
+            layout=recipe.data.view,
+            max_new_tokens=recipe.validation.max_new_tokens,
+            batch_tokens=recipe.data.max_tokens,
+        )
+    except (BadSample, ImageError, LayoutError, ChatError):
         return []
-    (answers,) = answer_frames(
-        vlm,
-        stage.tokenizer,
-        [frame],
-        question_ids=[question_order(frame)],
-        template=chat_template(recipe),
-        layout=recipe.data.view,
-        max_new_tokens=recipe.validation.max_new_tokens,
-        batch_tokens=recipe.data.max_tokens,
-    )
     return [_Answers(frame=place, answers=tuple(answers))]
 
 
 def _score(asked: Asked, found: Sequence[_Answers]) -> dict[str, float]:
-    if not found:
-        return dict.fromkeys(asked.scores, 0.0)
+    """The scores of a dataset; 0 for those that no answered frame asks for, since it could not be read or shown."""
     frames = {answers.frame: read_frame(asked.index, answers.frame, with_images=False) for answers in found}
     answered = [
         (f"{frames[own.frame].key}_{number}", question, answer)
         for own in found
         for number, (question, answer) in enumerate(zip(_asked(frames[own.frame]), own.answers, strict=True))
     ]
-    scores: dict[str, float] = {}
+    scores = dict.fromkeys(asked.scores, 0.0)
     if EXACT in asked.scores:
         right = [same_answer(answer, question.answer) for _, question, answer in answered if not question.tags]
         scores[EXACT] = sum(right) / max(1, len(right))
-    if set(SCORES) & set(asked.scores):
-        rows = [{"id": name, "question": q.question, "answer": answer} for name, q, answer in answered if q.tags]
+    rows = [{"id": name, "question": q.question, "answer": answer} for name, q, answer in answered if q.tags]
+    if rows:
         scores |= _flat(evaluate(references_json(frames.values()), rows, NoJudge()).summary())
     return scores
 

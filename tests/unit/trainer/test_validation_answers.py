@@ -1,6 +1,7 @@
 """Which held-out frames are answered, and how answers to driving and general questions are scored."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,11 +10,13 @@ from data_shards.index import DatasetIndex, load_index
 from data_shards.read import read_frame
 from data_shards.schema import Question
 from data_shards.write import write_shards
-from tests.helpers.stages import driving_frames, general_frames
+from tests.helpers.stages import TILE, driving_frames, general_frames, write_recipe
+from tests.helpers.tokenizer import tiny_tokenizer
+from trainer.config import load_recipe
 from trainer.evaluate.exact_match import same_answer
 from trainer.recipe import ValidationSection
 from trainer.typed_yaml import ConfigError
-from trainer.validation_answers import EXACT, SCORES, Asked, _Answers, _score, asked_frames
+from trainer.validation_answers import EXACT, SCORES, Asked, _answer, _Answers, _score, asked_frames
 from trainer.validator import _check_asked
 
 TAGS = {"perception": (2,), "prediction": (0,), "planning": (1,), "behavior": (0,)}
@@ -62,9 +65,29 @@ def test_right_answers_have_full_scores_and_general_ones_count_by_equality(mixed
     assert _score(asked, spoilt)["accuracy"] == 1.0
 
 
+def test_scores_that_no_answered_frame_asks_for_are_none(mixed):
+    frames, scores = asked_frames(mixed, 10)
+    asked = Asked(name="mixed", index=mixed, frames=frames, scores=scores)
+    general = next(place for place in frames if _scores_of(mixed, place) == (EXACT,))
+    values = _score(asked, [_Answers(frame=general, answers=_references(mixed, general))])
+    assert values[EXACT] == 1.0
+    assert values["accuracy"] == 0.0
+
+
 def _references(index: DatasetIndex, place: int) -> tuple[str, ...]:
     frame = read_frame(index, place)
     return tuple(frame.questions[number].answer for number in question_order(frame))
+
+
+def test_a_frame_whose_images_do_not_decode_ends_no_run(tmp_path):
+    (frame,) = map(_tagged, driving_frames(1, 5))
+    cut = replace(frame, images={name: jpeg[: len(jpeg) // 2] for name, jpeg in frame.images.items()})
+    write_shards([cut], tmp_path / "shards", source="test", licence="none")
+    recipe, _ = load_recipe(write_recipe(tmp_path, "align", tmp_path / "run"))
+    tower = SimpleNamespace(config=SimpleNamespace(image_size=(TILE, TILE)))
+    vlm = SimpleNamespace(model=SimpleNamespace(vision_tower=tower), config=SimpleNamespace(image_seq_length=4))
+    stage = SimpleNamespace(recipe=recipe, tokenizer=tiny_tokenizer(tmp_path))
+    assert _answer(stage, vlm, load_index(tmp_path / "shards"), 0) == []
 
 
 def test_answers_are_the_same_but_for_case_spaces_and_a_full_stop():
