@@ -64,7 +64,7 @@ class MetricWindow:
 
         Args:
             packs: packs of all ranks in the window.
-            squares: this rank's share of each module's squared gradient norm in the last step.
+            squares: this rank's share of each module's squared gradient norm in the last step, where it is known.
             waited: seconds of the window in which this rank waited for the others.
             memory: GiB, at most, of this rank.
         """
@@ -79,6 +79,7 @@ class MetricWindow:
             "counts": [self.counts.get(name, 0.0) for name in _COUNTS],
             "losses": torch.stack(self.losses).tolist() if self.losses else [],
             "squares": [squares.get(module, 0.0) for module in self.modules],
+            "known": [float(module in squares) for module in self.modules],
             "own_work": own_work,
             "useful": [sum(flops.useful for flops in self.flops)],
             "hardware": hardware,
@@ -86,12 +87,13 @@ class MetricWindow:
         total = _split(ranks.sum([value for part in parts.values() for value in part]), parts)
         seconds, wait, most_memory, *dearest = ranks.max([self.seconds, self.data_wait, memory, *hardware])
         sums, weights = total["pairs"][::2], total["pairs"][1::2]
+        norms = zip(self.modules, total["squares"], total["known"], strict=True)
         window = WindowMeans(
             steps=tuple(self.steps),
             losses=total["losses"],
             means={name: s / w for name, s, w in zip(self.names, sums, weights, strict=True) if w > 0},
             counts=dict(zip(_COUNTS, total["counts"], strict=True)),
-            grad_norms={m: s**0.5 for m, s in zip(self.modules, total["squares"], strict=True)},
+            grad_norms={module: square**0.5 for module, square, known in norms if known},
             own_work=total["own_work"],
             flops=TrainFlops(useful=total["useful"][0], hardware=sum(total["hardware"])),
             balance=_balance(dearest, total["hardware"], ranks.world_size),
@@ -118,7 +120,7 @@ class WindowMeans:
     """A window over all ranks: losses of its steps, exact means, counts, seconds of the slowest rank.
 
     Attributes:
-        grad_norms: of the last step, by module.
+        grad_norms: of the last step, by module; of those that are trained, and nothing where gradients are on the host.
         own_work: seconds of each rank in which it did not wait for another.
         balance: FLOPs of the dearest rank over their mean, averaged over steps; 1 at best.
         memory: GiB of the rank with most.

@@ -114,16 +114,17 @@ def test_utilisation_is_flops_over_seconds_ranks_and_peak():
 
 
 def test_two_ranks_add_up_and_the_dearest_and_busiest_are_seen():
-    window = MetricWindow(names=(), modules=("vision",))
+    window = MetricWindow(names=(), modules=("vision", "language"))
     _step(window, 1, 1.0, useful=1.0, hardware=6.0)
     window.seconds = 5.0
-    # eight counts, the loss, the square, own work of both ranks, useful and hardware FLOPs
-    other = [4, 8, 50, 5, 3, 6, 0.5, 0.25, 2.0, 7.0, 0.0, 1.0, 1.0, 2.0]
+    # eight counts, the loss, squares, whether they are known, own work of both ranks, useful and hardware FLOPs
+    other = [4, 8, 50, 5, 3, 6, 0.5, 0.25, 2.0, 7.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 2.0]
     ranks = _First(other, [4.0, 0.0, 9.0, 2.0])
     means = _reduce(window, ranks, packs=2, squares={"vision": 9.0}, waited=2.0, memory=3.0)
     values = means.scalars(peak=1.0)
     assert values["loss/total"] == 3.0
     assert values["grad_norm/vision"] == 4.0
+    assert "grad_norm/language" not in values, "no gradient of it is seen on any rank, which is not a norm of 0"
     assert values["ranks/cost_balance"] == pytest.approx(6.0 / 4.0)
     assert list(means.own_work) == [3.0, 1.0]
     assert values["ranks/slowest_over_median"] == pytest.approx(1.5)
