@@ -118,7 +118,7 @@ def run_job(job: Job, stop: StopRequest) -> Outcome:
             inputs = {**inputs, **ranks.on_main(lambda: weights_record(stage.prepared()))}
             watchdog.beat(0, "reading a checkpoint")
             stored = StoredCheckpoints(root=run_dir.checkpoints, ranks=ranks, say=announce, inputs=inputs)
-            state, newest = _resume(job, stored, engine)
+            state, newest = _resume(job, stored, engine, recipe.steps)
         parts = _Parts(
             recipe=recipe,
             run_dir=run_dir,
@@ -274,7 +274,7 @@ def _preparation(ranks: Ranks, engine: Engine, run_dir: RunDir, data: Data, inpu
     )
 
 
-def _resume(job: Job, stored: StoredCheckpoints, engine: Engine) -> tuple[TrainState, Path | None]:
+def _resume(job: Job, stored: StoredCheckpoints, engine: Engine, steps: int) -> tuple[TrainState, Path | None]:
     if job.resume in ("auto", "never"):
         path = stored.find()
     else:
@@ -285,5 +285,9 @@ def _resume(job: Job, stored: StoredCheckpoints, engine: Engine) -> tuple[TrainS
     if path is None:
         return TrainState(), None
     state = stored.load(path, engine)
+    if state.step > steps:
+        raise CheckpointError(
+            f"--resume {path}: got the state after step {state.step}, expected at most steps = {steps}"
+        )
     announce(f"continuing after step {state.step}, from {path}")
     return state, path

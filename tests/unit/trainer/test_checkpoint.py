@@ -16,6 +16,7 @@ from trainer import checkpoint as checkpoint_module
 from trainer.checkpoint import Checkpoints, SaveError
 from trainer.engine import Snapshot
 from trainer.fragments import fragment_name
+from trainer.job import Job, _resume
 from trainer.resume import CheckpointError, StoredCheckpoints
 from trainer.state import TrainState
 
@@ -309,6 +310,14 @@ def test_a_checkpoint_is_dropped_though_a_killed_start_left_part_of_it_dropped_b
     checkpoints.close()
     assert [path.name for path in sorted(checkpoints.root.glob("step-*"))] == ["step-000002", "step-000003"]
     assert said == []
+
+
+def test_a_checkpoint_from_behind_the_last_step_is_refused(checkpoints, stored):
+    path = _save(checkpoints, 5)
+    job = Job(ds_config=path, recipe=path, overrides=(), resume=str(path))
+    assert _resume(job, stored, _FakeEngine(values=[]), 5)[0].step == 5
+    with pytest.raises(CheckpointError, match=r"got the state after step 5, expected at most steps = 4"):
+        _resume(job, stored, _FakeEngine(values=[]), 4)
 
 
 def test_what_all_ranks_meet_alike_is_said_once(checkpoints, monkeypatch):
