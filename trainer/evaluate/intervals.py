@@ -5,7 +5,7 @@ sums over questions; a resample is a weighted sum of the scenes' sums and costs 
 CIDEr-D's document frequencies stay those of the whole corpus.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,8 +58,12 @@ def draw_scenes(num_scenes: int, *, resamples: int, seed: int) -> Floats:
 
 
 def score_intervals(sums: SceneSums, compute: Compute, counts: Floats) -> dict[str, list[float] | None]:
-    """[low, high] of each score; None with fewer than two scenes or where the score cannot be computed."""
-    return _percentiles(compute(sums.total(counts)), counts)
+    """[low, high] of each score.
+
+    None with fewer than two scenes, where the score cannot be computed, and where one scene has all that it or a part
+    of it is computed from: every resample would say the same.
+    """
+    return _percentiles(compute(sums.total(counts)), counts, _rest_on_one_scene(sums, compute))
 
 
 def comparison(before: SceneSums, after: SceneSums, compute: Compute, resampling: Resampling) -> dict[str, Any]:
@@ -71,7 +75,8 @@ def comparison(before: SceneSums, after: SceneSums, compute: Compute, resampling
     """
     counts = draw_scenes(len(before.values), resamples=resampling.resamples, seed=resampling.seed)
     first, second = compute(before.total(counts)), compute(after.total(counts))
-    intervals = _percentiles({name: second[name] - first[name] for name in first}, counts)
+    alone = _rest_on_one_scene(before, compute) | _rest_on_one_scene(after, compute)
+    intervals = _percentiles({name: second[name] - first[name] for name in first}, counts, alone)
     old, new = compute(before.total()), compute(after.total())
     rows = {
         name: {
@@ -98,11 +103,18 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _percentiles(scores: Columns, counts: Floats) -> dict[str, list[float] | None]:
+def _rest_on_one_scene(sums: SceneSums, compute: Compute) -> set[str]:
+    """Scores that are nothing once some scene is left out."""
+    others = sums.values.sum(axis=0) - sums.values
+    left = compute({name: others[:, place] for place, name in enumerate(sums.names)})
+    return {name for name, values in left.items() if not np.isfinite(values).all()}
+
+
+def _percentiles(scores: Columns, counts: Floats, alone: Collection[str]) -> dict[str, list[float] | None]:
     shares = [50 * (1 - LEVEL), 50 * (1 + LEVEL)]
     result: dict[str, list[float] | None] = {}
     for name, drawn in scores.items():
         finite = np.asarray(drawn)[np.isfinite(drawn)]
-        enough = counts.shape[1] >= 2 and len(finite) > 0
+        enough = counts.shape[1] >= 2 and len(finite) > 0 and name not in alone
         result[name] = [float(end) for end in np.percentile(finite, shares)] if enough else None
     return result

@@ -50,5 +50,14 @@ def test_one_scene_or_nothing_to_score_has_no_interval():
     assert score_intervals(empty, mean, draw_scenes(2, resamples=10, seed=0)) == {"mean": None}
 
 
+def test_what_rests_on_one_scene_of_many_has_no_interval():
+    few = sum_by_scene(["a", "b", "c"], {"x": [0.0, 5.0, 0.0], "n": [0.0, 2.0, 0.0]})
+    assert score_intervals(few, mean, draw_scenes(3, resamples=50, seed=0)) == {"mean": None}
+    row = comparison(few, few, mean, Resampling(resamples=50))["scores"]["mean"]
+    assert (row["after"], row["interval"]) == (2.5, None)
+    two = sum_by_scene(["a", "b", "c"], {"x": [1.0, 5.0, 0.0], "n": [1.0, 2.0, 0.0]})
+    assert score_intervals(two, mean, draw_scenes(3, resamples=50, seed=0))["mean"] == [1.0, 2.5]
+
+
 def test_names_with_a_dot_are_nested():
     assert nested({"a": 1, "b.c": 2, "b.d": 3}) == {"a": 1, "b": {"c": 2, "d": 3}}
