@@ -13,7 +13,7 @@ from trainer.evaluate import score_cli
 from trainer.evaluate.lint import lint_file
 from trainer.evaluate.submission import count_problems, read_references
 
-DONE, FAILURE, WRONG_USAGE = 0, 1, 2
+DONE, FAILURE, WRONG_USAGE, STOPPED = 0, 1, 2, 75
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -21,6 +21,9 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser(arguments).parse_args(arguments)
     try:
         return int(options.command(options))
+    except KeyboardInterrupt:
+        print("stopped; a judge's replies so far are kept", file=sys.stderr)
+        return STOPPED
     except OSError as error:
         print(f"failed: {error}", file=sys.stderr)
         return FAILURE

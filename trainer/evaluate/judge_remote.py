@@ -148,6 +148,10 @@ class RemoteJudge:
             self.cache.put(key, reply)
         return reply
 
+    def give_up(self) -> None:
+        """Ask nothing any more, not even again what is being asked."""
+        self._is_given_up = True
+
     def _ask_again_and_again(self, prompt: str) -> str:
         for attempt in range(1, self.attempts + 1):
             if self._is_given_up:

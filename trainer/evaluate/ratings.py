@@ -40,10 +40,8 @@ def rate(
     if isinstance(judge, NoJudge):
         return None, []
     pairs = list(dict.fromkeys((answer, reference) for _, answer, reference in asked))
-    workers = judge.workers if isinstance(judge, RemoteJudge) else 1
-    if workers > 1:
-        with ThreadPoolExecutor(workers) as pool:
-            replies = list(pool.map(lambda pair: _reply(judge, *pair), pairs))
+    if isinstance(judge, RemoteJudge):
+        replies = _replies_at_once(judge, pairs)
     else:
         replies = [_reply(judge, *pair) for pair in pairs]
     by_pair = dict(zip(pairs, replies, strict=True))
@@ -63,6 +61,17 @@ def rate(
         detail = "stopped replying: chatgpt, match and final are left out; what it replied is kept, run again to go on"
         problems.append(Problem(kind="judge_given_up", id="judge", detail=detail))
     return Ratings(values=values, is_given_up=is_given_up, of_all=of_all), problems
+
+
+def _replies_at_once(judge: RemoteJudge, pairs: Sequence[tuple[str, str]]) -> list[str | NoReplyError]:
+    pool = ThreadPoolExecutor(judge.workers)
+    try:
+        return list(pool.map(lambda pair: _reply(judge, *pair), pairs))
+    except BaseException:
+        judge.give_up()
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # whoever stops the run does not wait for a judge that hangs
 
 
 def _reply(judge: Judge, answer: str, reference: str) -> str | NoReplyError:

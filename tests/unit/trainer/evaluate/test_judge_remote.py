@@ -175,6 +175,24 @@ def test_after_failures_in_a_row_the_judge_is_given_up_and_the_rest_not_asked():
     assert [problem.kind for problem in problems] == ["judge_failure"] * 20 + ["judge_given_up"]
 
 
+def test_a_run_that_ends_asks_nothing_again(tmp_path):
+    asked = []
+
+    def ask(prompt):
+        asked.append(prompt)
+        if "down" in prompt:
+            raise NoReplyError("busy", is_temporary=True)
+        return "50"
+
+    judge = judge_of(ask, tmp_path, attempts=2000, workers=2)  # a directory: the reply cannot be kept
+    judge.sleep = lambda seconds: time.sleep(0.005)
+    with pytest.raises(IsADirectoryError):
+        rate([("a", "good", "x"), ("b", "down", "x")], judge)
+    after = len(asked)
+    time.sleep(0.1)
+    assert len(asked) <= after + 1 < 2000
+
+
 def test_one_failed_reply_is_left_out_of_the_mean_and_counted():
     def ask(prompt):
         if "lost" in prompt:

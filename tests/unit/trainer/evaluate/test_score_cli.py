@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from trainer.evaluate import score_cli
 from trainer.evaluate.__main__ import main
 
 CHOICE = "Which? A. Stop. B. Go."
@@ -166,6 +167,15 @@ def test_wrong_usage_leaves_a_message_and_no_file(files, options, message, capsy
     assert status in (1, 2)
     assert metrics is None
     assert message in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_with_a_message_and_status_75(files, monkeypatch, capsys):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(score_cli, "scorecard", interrupted)
+    assert score(files) == (75, None)
+    assert "stopped" in capsys.readouterr().err
 
 
 def test_files_that_are_no_json_are_named(files, capsys):
