@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from data_shards.cli import main
-from data_shards.index import load_index
+from data_shards.index import index_path, load_index
 from data_shards.read import read_frame
 from tests.helpers.frames import camera_frames, write_dataset
 from tests.helpers.paths import DRIVELM_SAMPLE, ROOT, needs_drivelm_sample
@@ -195,6 +195,11 @@ def test_arguments_that_do_not_parse_exit_with_2(arguments):
     assert caught.value.code == 2
 
 
+def whole(directory):
+    """Tars that have their index, with the numbers of their files."""
+    return {tar: tar.stat().st_ino for tar in directory.glob("*.tar") if index_path(tar).is_file()}
+
+
 def test_ctrl_c_keeps_whole_shards_and_the_same_command_goes_on(tmp_path):
     command = [sys.executable, "-m", "data_shards", "synthetic", "--out", str(tmp_path / "x"), "--scenes", "60"]
     command += ["--frames-per-scene", "1", "--samples-per-shard", "1"]
@@ -209,13 +214,13 @@ def test_ctrl_c_keeps_whole_shards_and_the_same_command_goes_on(tmp_path):
         # tests that run in a shell's background would hand down that Ctrl-C is ignored
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    wait_until(lambda: list((tmp_path / "x").glob("*.tar")))
+    wait_until(lambda: whole(tmp_path / "x"))
     os.killpg(process.pid, signal.SIGINT)
     message = process.communicate(timeout=TIMEOUT_S)[1].decode()
     assert process.returncode == 75, message
     assert "Traceback" not in message
     assert "same command goes on" in message
-    kept = {path: path.stat().st_ino for path in (tmp_path / "x").glob("*.tar")}
+    kept = whole(tmp_path / "x")
     assert 0 < len(kept) < 60
     assert not list((tmp_path / "x").glob(".*"))
     assert subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False).returncode == 0
