@@ -36,6 +36,7 @@ GIVE_UP_AFTER = 4
 _PLACE = re.compile(r"\{answer\}|\{reference\}")
 _LARGEST_REPLY = 1_000_000
 _LONGEST_WAIT = 60.0
+_SHOWN = 300
 _TEMPORARY = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
 _REFUSED = frozenset((401, 403, 404))
 
@@ -171,10 +172,9 @@ class RemoteJudge:
         raise AssertionError("attempts is at least 1")
 
     def _count_failure(self, failure: NoReplyError) -> None:
-        if failure.is_temporary:
-            self._failed_in_a_row += 1
-            if self._failed_in_a_row >= GIVE_UP_AFTER:
-                self._is_given_up = failure.is_final = True
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row >= GIVE_UP_AFTER:
+            self._is_given_up = failure.is_final = True
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -200,22 +200,23 @@ def endpoint(url: str, model: str, key: str | None, *, timeout: float) -> Ask:
             with opener.open(request, timeout=timeout) as response:
                 data = _read(response, deadline)
         except urllib.error.HTTPError as error:
-            error.close()
+            with error:
+                reason = _reason(error, deadline, key)
             raise NoReplyError(
-                f"{address}: got status {error.code}",
+                f"{address}: got status {error.code}{reason}",
                 is_temporary=error.code in _TEMPORARY,
                 is_final=error.code in _REFUSED or 300 <= error.code < 400,
                 wait=_retry_after(error.headers),
             ) from None
         except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            raise NoReplyError(f"{address}: no reply ({reason})", is_temporary=True) from None
+            cause = getattr(error, "reason", error)
+            raise NoReplyError(f"{address}: no reply ({cause})", is_temporary=True) from None
         return _completion(data, address)
 
     return ask
 
 
-def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
+def _read(response: http.client.HTTPResponse | urllib.error.HTTPError, deadline: float) -> bytes:
     """The body, at most `_LARGEST_REPLY` bytes; TimeoutError where it trickles in until after the deadline."""
     data = b""
     while len(data) < _LARGEST_REPLY and (part := response.read1(_LARGEST_REPLY - len(data))):
@@ -223,6 +224,16 @@ def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
         if time.monotonic() > deadline:
             raise TimeoutError("timed out within its body")
     return data
+
+
+def _reason(error: urllib.error.HTTPError, deadline: float, key: str | None) -> str:
+    """The beginning of what a server says of its refusal, on one line and without the key; "" where it says nothing."""
+    try:
+        said = _read(error, deadline).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        return ""
+    said = " ".join((said.replace(key, "...") if key else said).split())
+    return f": {said[:_SHOWN]}" if said.isprintable() and said else ""
 
 
 def _retry_after(headers: Message) -> float:

@@ -139,6 +139,19 @@ def test_a_refusal_is_final_and_names_no_key(status):
     assert KEY not in str(first.value)
 
 
+def test_a_bad_request_says_the_server_s_reason_without_the_key_and_is_given_up_after_some():
+    with server((400, f"temperature is not\nsupported for {KEY}".encode() + b"!" * 1000)) as (url, seen):
+        judge = judge_of(endpoint(url, "m", KEY, timeout=60), workers=1)
+        ratings, problems = rate([(f"q{i}", f"a{i}", "r") for i in range(20)], judge)
+    assert len(seen) == GIVE_UP_AFTER
+    assert "got status 400" in problems[0].detail
+    assert "temperature is not supported for ...!!!" in problems[0].detail
+    assert KEY not in problems[0].detail
+    assert len(problems[0].detail) < 500
+    assert problems[-1].kind == "judge_given_up"
+    assert ratings.mean(["q0"]) is None
+
+
 def test_replies_are_kept_and_cut_or_foreign_lines_passed_over(tmp_path):
     cache, asked = tmp_path / "new" / "replies.jsonl", []
 
