@@ -19,7 +19,7 @@ def keep_lines(path: Path, wanted: Callable[[Any], bool]) -> list[Any]:
     if not path.is_file():
         return []
     content = path.read_bytes()
-    records, whole = [], b""
+    records, kept = [], []
     for line in content.split(b"\n"):
         try:
             record = json.loads(line)
@@ -27,7 +27,8 @@ def keep_lines(path: Path, wanted: Callable[[Any], bool]) -> list[Any]:
             continue
         if wanted(record):
             records.append(record)
-            whole += line + b"\n"
+            kept.append(line + b"\n")
+    whole = b"".join(kept)
     if whole != content:
         write_atomically(path, whole)
     return records

@@ -30,26 +30,7 @@ from models.blanks import (
 from models.checkpointing import release_layers
 from models.fused import PLAIN, Operations, release_fused, use_fused
 from models.label_loss import LabelLosses, label_losses
-from models.loading import Blank, HeldWeights, ModelError, fill, model_architectures
-from models.saving import save_model
-
-__all__ = [
-    "ModelError",
-    "PackedVLM",
-    "build_language",
-    "build_vision",
-    "build_vlm",
-    "join_vlm",
-    "load_language",
-    "load_vision",
-    "load_vlm",
-    "model_architectures",
-    "pack_embeddings",
-    "save_model",
-    "settle_rotary",
-    "tile_side",
-    "with_tiles",
-]
+from models.loading import Blank, HeldWeights, fill
 
 
 def build_vision(config: InternVLVisionConfig, generator: torch.Generator) -> InternVLVisionModel:

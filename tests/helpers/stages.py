@@ -14,7 +14,8 @@ from data_shards.schema import CAMERAS, Question, RawFrame
 from data_shards.tokenizer import load_tokenizer
 from data_shards.write import write_shards
 from models.presets import text_config, vision_config
-from models.vlm import build_language, build_vision, join_vlm, load_language, load_vision, save_model
+from models.saving import save_model
+from models.vlm import build_language, build_vision, join_vlm, load_language, load_vision
 from tests.helpers.tokenizer import drivelm_sentences, tiny_tokenizer
 
 TILE = 112

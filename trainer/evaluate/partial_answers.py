@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from data_shards.atomic import write_atomically
+from data_shards.atomic import write_json
 
 Row = dict[str, Any]
 
@@ -42,7 +42,7 @@ class PartialAnswers:
         if restart:
             self.drop()
         if not file.is_file():
-            write_atomically(file, (json.dumps(settings, indent=2) + "\n").encode())
+            write_json(file, settings)
             return
         try:
             kept = json.loads(file.read_text(encoding="utf-8"))

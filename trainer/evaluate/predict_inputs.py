@@ -13,8 +13,8 @@ from data_shards.asked import question_order
 from data_shards.chat import IMAGE_TOKEN, STOP
 from data_shards.index import DatasetIndex, load_index
 from data_shards.read import read_frame
+from models.loading import model_architectures
 from models.safetensors_format import read_header
-from models.vlm import model_architectures
 from trainer.evaluate.perturb import Perturbation
 from trainer.evaluate.predict import PredictError
 from trainer.evaluate.sampling import Sampling

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
-from data_shards.chat import IMAGE_TOKEN, ChatTemplate, chatml, internlm2_chat
+from data_shards.chat import IMAGE_TOKEN, TEMPLATES, ChatTemplate
 from data_shards.collate import Batch
 from data_shards.cost import CostModel
 from data_shards.loader import TextSettings
@@ -219,8 +219,7 @@ def _of_labels(batch: Batch, names: Sequence[str], of_questions: Sequence[str]) 
 
 def chat_template(recipe: Recipe) -> ChatTemplate:
     """The recipe's chat template."""
-    make = {"internlm2-chat": internlm2_chat, "chatml": chatml}[recipe.data.template]
-    return make(system=recipe.data.system, coordinates=recipe.data.coordinates)
+    return TEMPLATES[recipe.data.template](system=recipe.data.system, coordinates=recipe.data.coordinates)
 
 
 def _check_fit(recipe: Recipe, vlm: InternVLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -20,7 +20,8 @@ import torch
 
 from data_shards.atomic import write_json
 from data_shards.chat import internlm2_chat
-from models.vlm import load_language, save_model
+from models.saving import save_model
+from models.vlm import load_language
 from trainer.demo import ROOT, TINY, run_command, train_stage
 from trainer.export import export
 from trainer.stages.sources import tokenizer_from

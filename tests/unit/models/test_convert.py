@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, InternVLForConditionalGeneration
 
 from models.convert import convert
+from models.saving import save_model
 from models.sharded_safetensors import ShardedReader
-from models.vlm import load_language, load_vision, load_vlm, save_model
+from models.vlm import load_language, load_vision, load_vlm
 from tests.helpers.opengvlab import InternLM2, InternVisionModel, InternVLChat, randomised, write_checkpoint
 from tests.helpers.opengvlab_configs import TINY_6B, TINY_300M, TINY_LANGUAGE, Language, Vision, chat_json
 

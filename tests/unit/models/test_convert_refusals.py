@@ -12,8 +12,9 @@ from transformers import LlamaConfig
 from models.convert import ConvertError, convert
 from models.convert.cli import main
 from models.presets import vlm_preset
+from models.saving import save_model
 from models.sharded_safetensors import INDEX_FILE, ShardedWriter
-from models.vlm import build_vlm, save_model
+from models.vlm import build_vlm
 from tests.helpers.checkpoints import copied, refusal, write_checkpoints
 
 

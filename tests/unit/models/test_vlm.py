@@ -10,10 +10,11 @@ from transformers import AutoModelForImageTextToText, InternVLForConditionalGene
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from models.attention import attention_set_to
+from models.loading import ModelError
 from models.presets import text_config, vision_config, vlm_preset
 from models.projector import LinearProjectorVLM
+from models.saving import save_model
 from models.vlm import (
-    ModelError,
     PackedVLM,
     build_language,
     build_vision,
@@ -22,7 +23,6 @@ from models.vlm import (
     load_language,
     load_vision,
     load_vlm,
-    save_model,
 )
 from tests.unit.models.tiny import IMAGE_TOKEN, TinyPack, tiny_pack, tiny_vlm
 

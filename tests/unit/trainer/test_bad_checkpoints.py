@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from data_shards.chat import IMAGE_TOKEN
 from data_shards.tokenizer import load_tokenizer
 from models.presets import text_config, vlm_preset
-from models.vlm import build_language, build_vlm, save_model
+from models.saving import save_model
+from models.vlm import build_language, build_vlm
 from tests.helpers.paths import ROOT
 from tests.helpers.stages import make_world, write_recipe
 from trainer import export, run

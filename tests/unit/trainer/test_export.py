@@ -23,9 +23,10 @@ from data_shards.decode import decode_jpeg
 from data_shards.tiling import ViewLayout, tile_images
 from models.convert import convert
 from models.presets import vision_config
+from models.saving import save_model
 from models.sharded_safetensors import ShardedWriter
 from models.vision import normalise_tiles
-from models.vlm import build_vision, load_vlm, save_model
+from models.vlm import build_vision, load_vlm
 from tests.unit.trainer.tiny_run import lively_vlm, make_run, tiny_frame, tiny_tokenizer
 from trainer.evaluate.predict import answer_frames
 from trainer.export import ExportError, export, main

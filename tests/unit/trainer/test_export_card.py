@@ -15,7 +15,8 @@ from data_shards.decode import decode_jpeg
 from data_shards.schema import CAMERAS
 from data_shards.tiling import ViewLayout, stitch_views
 from data_shards.tokenizer import load_tokenizer
-from models.vlm import load_vlm, save_model
+from models.saving import save_model
+from models.vlm import load_vlm
 from tests.unit.trainer.tiny_run import make_run, tiny_frame
 from trainer.evaluate.predict import answer_frames
 from trainer.export import export

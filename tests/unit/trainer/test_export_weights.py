@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from transformers import GenerationConfig
 
 from models.blanks import stored_vlm
-from models.vlm import save_model
+from models.saving import save_model
 from tests.unit.trainer.tiny_run import lively_vlm, tiny_tokenizer
 from trainer.export_weights import num_parameters, size_in_bytes, write_weights
 

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from models.presets import vision_config
-from models.vlm import build_vision, save_model
+from models.saving import save_model
+from models.vlm import build_vision
 from trainer import run_dir as run_dir_module
 from trainer.run_dir import RunDir, RunDirError, weights_record, write_model
 from trainer.state import TrainState

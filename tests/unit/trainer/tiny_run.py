@@ -12,7 +12,8 @@ from data_shards.chat import IMAGE_TOKEN
 from data_shards.schema import CAMERAS, Question, RawFrame
 from data_shards.tokenizer import tokenizer_from_sentencepiece, train_sentencepiece
 from models.presets import vlm_preset
-from models.vlm import build_vlm, save_model
+from models.saving import save_model
+from models.vlm import build_vlm
 
 WORDS = "what is the moving status of object car truck going ahead turn left right yes no stopped red"
 
