@@ -4,8 +4,10 @@
 
 Every student goes through the demo's stages with fewer steps, on one rank, two students at a time. `undistilled` never
 saw the teacher; `undistilled longer` gets the steps of the distillation as further steps of stage 2, so that both
-students take equally many. Terms, the entries kept in cached targets, and three teachers of several sizes are compared
-on the first seeds. What is done already under --work-dir is kept: started again, the study goes on.
+students take equally many. With --labelled-scenes N stages 1 and 2 see the questions of N other scenes alone, while the
+teacher is asked about the images of all --scenes. Terms, the entries kept in cached targets, and three teachers of
+several sizes are compared on the first seeds. What is done already under --work-dir is kept: started again, the study
+goes on.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.students import ROOT, answer, execute, make_world, side_by_side, train
+from benchmarks.students import ROOT, answer, execute, make_labelled, make_world, side_by_side, train
 from data_shards.atomic import write_atomically, write_json
 from trainer.demo import TINY, columns
 from trainer.evaluate.drivelm import score
@@ -76,7 +78,11 @@ ABLATIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Sizes: steps of each stage and of the teachers, scenes of the world, where everything lies."""
+    """Sizes: steps of each stage and of the teachers, scenes of the world, where everything lies.
+
+    Attributes:
+        labelled: driving shards of stages 1 and 2.
+    """
 
     work: Path
     distill_steps: int
@@ -84,12 +90,16 @@ class Study:
     finetune_steps: int
     teacher_steps: int
     scenes: int
+    labelled: Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing and print the table; exit status 1 where distillation does not help in every seed."""
     options = _parser().parse_args(arguments)
     os.chdir(ROOT)
+    data = options.work_dir / "data"
+    held_out = max(2, options.scenes // 8)
+    make_world(data, scenes=options.scenes, held_out=held_out, seed=20, general_images=100)
     study = Study(
         work=options.work_dir,
         distill_steps=options.distill_steps,
@@ -97,9 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finetune_steps=options.finetune_steps,
         teacher_steps=options.teacher_steps,
         scenes=options.scenes,
+        labelled=_labelled(data, options.labelled_scenes),
     )
-    held_out = max(2, study.scenes // 8)
-    make_world(study.work / "data", scenes=study.scenes, held_out=held_out, seed=20, general_images=100)
     wanted = options.variants.split(",") if options.variants else [*MAIN, *ABLATIONS]
     plan = [(name, seed) for seed in range(options.seeds) for name in wanted if name in MAIN]
     plan += [(name, seed) for seed in range(options.ablation_seeds) for name in wanted if name in ABLATIONS]
@@ -123,11 +132,12 @@ def run_variant(study: Study, name: str, seed: int) -> dict[str, float]:
     kept = home / "scores.json"
     if kept.is_file():
         return json.loads(kept.read_text())
-    common = [f"seed={seed}", "checkpoint_every=0", *_data(study)]
+    common = [f"seed={seed}", "checkpoint_every=0"]
     vision: str | Path = "tiny-student"
     if variant.distill is not None:
-        settings = [f"steps={study.distill_steps}", *common, *_distillation(study, variant)]
+        settings = [f"steps={study.distill_steps}", *common, *_data(study), *_distillation(study, variant)]
         vision = train("distill", home / "distill", settings)
+    common += _data(study, study.labelled)
     aligned = train("align", home / "align", [f"steps={study.align_steps}", *common, f"model.vision={vision}"])
     steps = study.finetune_steps + (study.distill_steps if variant.longer else 0)
     tuned = train("finetune", home / "finetune", [f"steps={steps}", *common, f"model.vlm={aligned}"])
@@ -155,9 +165,15 @@ def table(scores: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _data(study: Study) -> list[str]:
+def _data(study: Study, driving: Path | None = None) -> list[str]:
     data = study.work / "data"
-    return [f"data.datasets.0.path={data}/driving/train", f"data.datasets.1.path={data}/general"]
+    paths = (driving or data / "driving" / "train", data / "general")
+    return [f"data.datasets.{i}.path={path}" for i, path in enumerate(paths)]
+
+
+def _labelled(data: Path, scenes: int | None) -> Path:
+    """Shards of so many scenes that are in no other; those of the distillation without a number."""
+    return make_labelled(data, scenes, seed=21) if scenes else data / "driving" / "train"
 
 
 def prepare(study: Study, variant: Variant) -> None:
@@ -210,6 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--finetune-steps", type=int, default=200)
     parser.add_argument("--teacher-steps", type=int, default=300)
     parser.add_argument("--scenes", type=int, default=200, help="of two frames each, for training")
+    parser.add_argument("--labelled-scenes", type=int, metavar="N", help="of stages 1 and 2 (default: all)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     return parser
 

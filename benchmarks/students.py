@@ -98,6 +98,19 @@ def make_world(
     make_references(data / "driving" / "val", data / "references.json", log)
 
 
+def make_labelled(data: Path, scenes: int, *, seed: int) -> Path:
+    """Driving shards of so many scenes, for training on their questions; nothing is done where they are there already.
+
+    Raises:
+        StepError: `data_shards synthetic` failed.
+    """
+    shards = data / f"labelled-{scenes}"
+    if not (shards / "dataset.json").is_file():
+        sizes = ["--scenes", scenes, "--frames-per-scene", 2, "--image-width", 400]
+        execute(["-m", "data_shards", "synthetic", "--seed", seed, "--out", shards, *sizes], data / "data.log")
+    return shards
+
+
 def make_references(shards: Path, out: Path, log: Path) -> None:
     """The questions and answers of shards in DriveLM's test form; nothing is done where they are there already.
 

@@ -44,6 +44,7 @@ class Commands:
 def commands(tmp_path, monkeypatch) -> Commands:
     made = Commands()
     monkeypatch.setattr(study, "make_world", lambda data, **sizes: None)
+    monkeypatch.setattr(study, "make_labelled", lambda data, scenes, **seed: data / f"labelled-{scenes}")
     for name in ("train", "answer", "execute", "score"):
         monkeypatch.setattr(study, name, getattr(made, name))
     monkeypatch.setattr(study, "columns", lambda accuracy: dict.fromkeys(("accuracy", "object_f1", "bleu_4"), accuracy))
@@ -82,6 +83,15 @@ def test_the_longer_student_takes_as_many_steps_as_the_distilled_one(tmp_path, c
     assert steps["distilled"] == steps["undistilled-longer"] > 0
 
 
+def test_few_labelled_scenes_are_for_stages_1_and_2_alone(tmp_path, commands):
+    run(tmp_path, "--seeds", "1", "--variants", "distilled", "--labelled-scenes", "7")
+    driving = {
+        stage: recipe.data.datasets[0].path.relative_to(tmp_path / "work") for stage, _, recipe in commands.stages
+    }
+    few = Path("data/labelled-7")
+    assert driving == {"distill": Path("data/driving/train"), "align": few, "finetune": few}
+
+
 def test_students_of_a_seed_share_it_and_those_of_others_do_not(tmp_path, commands):
     run(tmp_path, "--seeds", "2", "--variants", "distilled,undistilled")
     seeds: dict[str, set[int]] = {}
@@ -115,7 +125,8 @@ def test_a_seed_without_gain_ends_with_failure(tmp_path, commands, monkeypatch):
 
 
 def test_teachers_of_three_sizes_see_the_tiles_of_the_world(tmp_path):
-    sizes = study.Study(work=tmp_path, distill_steps=1, align_steps=1, finetune_steps=1, teacher_steps=1, scenes=2)
+    steps = {"distill_steps": 1, "align_steps": 1, "finetune_steps": 1, "teacher_steps": 1}
+    sizes = study.Study(work=tmp_path, scenes=2, labelled=tmp_path, **steps)
     towers = {name: load_vision(study._teacher(sizes, name)) for name in study.TEACHERS}
     assert [tower.config.hidden_size for tower in towers.values()] == [64, 96, 160]
     assert {tuple(tower.config.image_size) for tower in towers.values()} == {(112, 112)}
