@@ -4,8 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,10 +30,21 @@ def side_by_side(jobs: int, work: Callable[[Task], Result], tasks: Sequence[Task
     """Results in the order of the tasks, `jobs` of them being worked on at a time.
 
     Raises:
-        StepError: of the first task that failed; those under way are ended, later ones are not begun.
+        StepError: of the first task that failed; those under way go on to their end, later ones are not begun.
     """
+    failed = threading.Event()
+
+    def unless_failed(task: Task) -> Result:
+        if failed.is_set():
+            raise CancelledError
+        try:
+            return work(task)
+        except StepError:
+            failed.set()
+            raise
+
     with ThreadPoolExecutor(max_workers=jobs) as pool:
-        futures = [pool.submit(work, task) for task in tasks]
+        futures = [pool.submit(unless_failed, task) for task in tasks]
         try:
             return [future.result() for future in futures]
         finally:
