@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from trainer.evaluate.judge import Judge, NoJudge, parse_reply
@@ -64,14 +65,15 @@ def rate(
 
 
 def _replies_at_once(judge: RemoteJudge, pairs: Sequence[tuple[str, str]]) -> list[str | NoReplyError]:
+    """The reply to each pair; whoever stops the run does not wait for a judge that hangs."""
     pool = ThreadPoolExecutor(judge.workers)
-    try:
-        return list(pool.map(lambda pair: _reply(judge, *pair), pairs))
-    except BaseException:
-        judge.give_up()
-        raise
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # whoever stops the run does not wait for a judge that hangs
+    with ExitStack() as on_failure:
+        on_failure.callback(pool.shutdown, wait=False, cancel_futures=True)
+        on_failure.callback(judge.give_up)
+        replies = list(pool.map(lambda pair: _reply(judge, *pair), pairs))
+        on_failure.pop_all()
+    pool.shutdown()
+    return replies
 
 
 def _reply(judge: Judge, answer: str, reference: str) -> str | NoReplyError:
