@@ -84,9 +84,11 @@ def is_waiting(frame: FrameType | None) -> bool:
 class Watchdog:
     """Watches the thread that made it, from `__enter__` to `__exit__`.
 
-    Where no sign of life comes for `hang_after` seconds, each rank writes the stacks of all its threads, from a thread
-    that needs no interpreter lock, and the main rank says which rank is behind. It ends nothing: that is left to the
-    time-out of the collective.
+    Where no sign of life comes for `hang_after` seconds, each rank writes the stacks of all its threads and the main
+    rank says which rank is behind. It ends nothing: that is left to the time-out of the collective. A rank on which
+    other code keeps the interpreter lock writes no stacks, and the main rank says that it gives no sign: a thread that
+    needs no lock (`faulthandler.dump_traceback_later`) would read frames while they change, and end slow ranks that
+    are at work.
     """
 
     def __init__(
@@ -117,7 +119,6 @@ class Watchdog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        faulthandler.cancel_dump_traceback_later()
         self._end.set()
         self._thread.join()
         self._file.close()
@@ -130,8 +131,6 @@ class Watchdog:
         """A sign of life: what the watched thread does from now on."""
         self._step, self._doing, self._since = step, doing, time.monotonic()
         self._beat += 1
-        if self._hang_after:
-            faulthandler.dump_traceback_later(self._hang_after, file=self._file)
 
     def waited(self) -> float:
         """Seconds spent waiting for other ranks since this was last asked; sampled 20 times a second."""
@@ -148,6 +147,7 @@ class Watchdog:
             stuck = self._hang_after and now - self._since > self._hang_after
             if stuck and told != self._beat:
                 told = self._beat
+                faulthandler.dump_traceback(file=self._file)
                 self._tell(now - self._since)
             elif told and not stuck:
                 self._board.clear(self._ranks.rank)

@@ -1,6 +1,8 @@
 """Who is behind, and what a hang leaves on disk."""
 
 import json
+import subprocess
+import sys
 import time
 
 from tests.helpers.waiting import wait_until
@@ -73,6 +75,35 @@ def test_a_hang_leaves_stacks_and_a_report_and_life_goes_on(tmp_path):
         assert json.loads(ranks.shown.texts[0])["doing"] == "forward and backward passes"
         wait_until(lambda: watchdog.beat(5, "waiting for data") or ranks.shown.cleared)
     assert "step 4, forward and backward passes" in said[0]
+
+
+_AT_WORK = """
+import sys
+import time
+from pathlib import Path
+
+from tests.unit.trainer.test_watchdog import _Ranks
+from trainer.watchdog import Watchdog
+
+
+def recursed(depth):
+    return 0 if depth == 0 else recursed(depth - 1) + 1
+
+
+with Watchdog(_Ranks(), Path(sys.argv[1]), hang_after=0.002, say=lambda line: None) as watchdog:
+    end = time.monotonic() + 6.0
+    while time.monotonic() < end:
+        watchdog.beat(1, "working")
+        until = time.monotonic() + 0.06
+        while time.monotonic() < until:
+            recursed(300)
+"""
+
+
+def test_a_slow_rank_at_work_outlives_its_stacks(tmp_path):
+    ended = subprocess.run([sys.executable, "-c", _AT_WORK, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "stacks" / "rank_0.txt").read_text().count("in recursed") > 100
 
 
 def test_steps_that_move_leave_nothing_behind(tmp_path):
