@@ -35,10 +35,10 @@ from models.presets import vlm_preset
 from models.sharded_safetensors import ShardedReader, ShardedWriter
 from models.vlm import tile_side
 from trainer import dist
-from trainer.engine import Partition
+from trainer.engine_partition import Partition
 from trainer.export import export
 from trainer.preprocessing import Preprocessing, write_preprocessing
-from trainer.run_dir import write_model
+from trainer.write_model import write_model
 
 ALLOWANCE = 1_500_000_000
 """Bytes that a process may use above the largest tensor, and under ZeRO-3 above its part of the model too."""

@@ -20,9 +20,11 @@ from trainer.config import load_recipe
 from trainer.dist import Ranks
 from trainer.ds_config import precision
 from trainer.fragments import MASTER, FragmentReader
+from trainer.hashes import weights_record
 from trainer.resume import CheckpointError, StoredCheckpoints, check_inputs
-from trainer.run_dir import RunDir, weights_record, write_model
+from trainer.run_dir import RunDir
 from trainer.stages import make_stage
+from trainer.write_model import write_model
 
 AT_REST = ("model.checkpointing={vision: 0, language: 0}", "model.attention=sdpa", "model.kernels=plain")
 """Nothing is computed with the model: it needs neither the GPU that it was trained on nor a choice of layers."""

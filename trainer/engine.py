@@ -1,27 +1,18 @@
-"""A model, parameter groups and a resolved configuration in; forward, backward, step, save and gather out.
+"""A model, parameter groups and a resolved configuration in; forward, backward, step, snapshot and restore out."""
 
-The only importer of deepspeed, and only when an engine is made.
-"""
-
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from models.loading import give
 from trainer import engine_state
-from trainer.dist import Ranks
-from trainer.ds_config import zero_stage
+from trainer.engine_import import import_deepspeed
+from trainer.engine_partition import is_divided
 from trainer.fragments import FragmentReader
 from trainer.grad_norms import grad_squares
 from trainer.optim import ParamGroup
-
-_PIECE = 1 << 23
-"""Elements of a part that are sent at a time."""
 
 
 class EngineError(RuntimeError):
@@ -43,58 +34,6 @@ class Snapshot:
     counters: Mapping[str, Mapping[str, float]]
 
 
-class Partition:
-    """Where ZeRO-3 puts parameters: the main rank reads each one whole, every rank keeps its part of it.
-
-    A `models.loading.Placement`; `place` and `serve` are called on all ranks, in the same order. A rank holds its parts
-    and one parameter. What fails on the main rank is raised on all.
-    """
-
-    def __init__(self, config: Mapping[str, Any], ranks: Ranks) -> None:
-        """Args: config: as `trainer.ds_config.resolve` returns, of ZeRO stage 3."""
-        assert zero_stage(config) == 3, "only ZeRO-3 partitions parameters"
-        deepspeed = _import_deepspeed()
-        backend = deepspeed.accelerator.get_accelerator().communication_backend_name()
-        deepspeed.init_distributed(dist_backend=backend, dist_init_required=False)
-        self._config = dict(config)
-        self._ranks = ranks
-        self._split: Callable[..., None] | None = None
-
-    @property
-    def device(self) -> torch.device:
-        """Where whole parameters are gathered, and where buffers belong."""
-        return self._ranks.device()
-
-    def place(self, parameter: nn.Parameter, dtype: torch.dtype, read: Callable[[], torch.Tensor]) -> None:
-        """See `models.loading.Placement`.
-
-        Raises:
-            MainRankError: on the other ranks, where `read` raised on the main one.
-        """
-        values: list[torch.Tensor] = []
-        self._ranks.on_main(lambda: values.append(read().to(device=self.device, dtype=dtype)))
-        give(parameter, values.pop() if values else torch.empty(parameter.shape, dtype=dtype, device=self.device))
-        if self._split is None:
-            _import_deepspeed().zero.Init(module=nn.ParameterList([parameter]), config_dict_or_path=self._config)
-            self._split = parameter.convert_to_zero_parameters  # type: ignore[attr-defined]
-        else:
-            self._split(param_list=[parameter])
-
-    def serve(self, module: nn.Module) -> Callable[..., Any]:
-        """The forward of a frozen module whose parameters were placed here; they are gathered as they are needed.
-
-        Gradients may pass through it to its inputs. What is returned is the module itself, since DeepSpeed's engine
-        around it refuses a backward pass that it did not begin.
-        """
-        config = {name: value for name, value in self._config.items() if name != "optimizer"}
-        config["zero_optimization"] = {
-            name: value for name, value in self._config["zero_optimization"].items() if name != "offload_optimizer"
-        }
-        engine, *_ = _import_deepspeed().initialize(model=module, config=config, dist_init_required=False)
-        engine.eval()
-        return engine.module
-
-
 class Engine:
     """A model under DeepSpeed. Calling it is the model's forward; every method is called on all ranks."""
 
@@ -109,7 +48,7 @@ class Engine:
         Raises:
             EngineError: an optimiser that has to be compiled, without a compiler.
         """
-        deepspeed = _import_deepspeed()
+        deepspeed = import_deepspeed()
         members = [
             {"params": list(g.parameters), "lr": g.lr, "weight_decay": g.weight_decay, "name": g.name} for g in groups
         ]
@@ -139,13 +78,13 @@ class Engine:
 
     @property
     def module(self) -> nn.Module:
-        """The model itself; under ZeRO-3 its parameters are empty outside a forward or `gathered`."""
+        """The model itself; under ZeRO-3 its parameters are empty outside a forward or `parameters_everywhere`."""
         return self._engine.module
 
     @property
     def partitioned(self) -> bool:
         """Whether each rank holds only a part of each parameter, as under ZeRO-3."""
-        return any(_is_divided(parameter) for parameter in self._module_of)
+        return any(is_divided(parameter) for parameter in self._module_of)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._engine(*args, **kwargs)
@@ -239,41 +178,6 @@ class Engine:
         return engine_state.parameter_shapes(self._engine.module)
 
 
-def whole_parameters(module: nn.Module, ranks: Ranks) -> Iterator[tuple[str, torch.Tensor | None]]:
-    """Parameters by name; to be taken on all ranks alike.
-
-    A partitioned one is whole on the CPU of the main rank and None on the others, which send their parts piece by piece
-    and hold no more than before.
-    """
-    for name, parameter in module.named_parameters():
-        yield name, _joined(parameter, ranks) if _is_divided(parameter) else parameter.detach()
-
-
-def _joined(parameter: Any, ranks: Ranks) -> torch.Tensor | None:
-    """The parts of a parameter, equally long but for the padding behind the last, in the order of the ranks."""
-    part = parameter.ds_tensor.detach()
-    whole: torch.Tensor | None = None
-    for start in range(0, part.numel(), _PIECE):
-        piece = part[start : start + _PIECE].to(ranks.device())
-        for rank, received in enumerate(ranks.collect(piece)):
-            if whole is None:
-                whole = torch.empty(ranks.world_size, part.numel(), dtype=part.dtype)
-            whole[rank, start : start + piece.numel()] = received
-    return None if whole is None else whole.view(-1)[: parameter.ds_numel].view(parameter.ds_shape)
-
-
-def parameters_everywhere(module: nn.Module) -> Iterator[torch.Tensor]:
-    """Parameters, each whole on every rank until the next is asked for; to be taken on all ranks alike."""
-    for parameter in module.parameters():
-        gathered = _import_deepspeed().zero.GatheredParameters([parameter]) if _is_divided(parameter) else nullcontext()
-        with gathered:
-            yield parameter.detach()
-
-
-def _is_divided(parameter: nn.Parameter) -> bool:
-    return hasattr(parameter, "ds_id")
-
-
 def _failed_to_build(error: BaseException | None) -> bool:
     """Whether an error, or one that led to it, is about a compiler."""
     if error is None:
@@ -281,12 +185,3 @@ def _failed_to_build(error: BaseException | None) -> bool:
     message = str(error).lower()
     named = any(word in message for word in ("compil", "ninja", "failed to build"))
     return named or _failed_to_build(error.__cause__ or error.__context__)
-
-
-def _import_deepspeed() -> Any:
-    import deepspeed  # noqa: PLC0415
-
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # Only DeepSpeed's tensor-parallel inference uses the shared-memory collective; without it nothing is compiled.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed

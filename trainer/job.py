@@ -18,14 +18,16 @@ from trainer.config import Recipe, load_recipe, recipe_to_yaml
 from trainer.data import Data, make_data
 from trainer.dist import MainRankError, Ranks
 from trainer.ds_config import load_ds_config, precision, resolve, zero_stage
-from trainer.engine import Engine, Partition
+from trainer.engine import Engine
+from trainer.engine_partition import Partition
 from trainer.fit import memory_report
+from trainer.hashes import weights_record
 from trainer.loggers import announce, make_logger
 from trainer.loop import Run, fit
 from trainer.memory import Zero
 from trainer.optim import training_table
 from trainer.resume import CheckpointError, StoredCheckpoints
-from trainer.run_dir import RunDir, weights_record, write_model
+from trainer.run_dir import RunDir
 from trainer.run_lock import locked
 from trainer.sample_log import SampleLog
 from trainer.settle import settle_checkpointing
@@ -34,6 +36,7 @@ from trainer.stages.base import Preparation, Stage
 from trainer.state import StopRequest, TrainState
 from trainer.validator import Validator
 from trainer.watchdog import Watchdog
+from trainer.write_model import write_model
 
 
 class ModelNotWritten(MainRankError):  # noqa: N818

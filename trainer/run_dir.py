@@ -1,29 +1,20 @@
 """A run directory: what stands in it, whether it may be continued, and how it is begun, moved aside and finished."""
 
-import functools
 import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import statistics
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from transformers import PreTrainedModel
 
 from data_shards.atomic import write_atomically, write_json
-from models.loading import Files
-from models.saving import ModelWriter
-from trainer.dist import Ranks
-from trainer.engine import whole_parameters
-from trainer.hashes import files_sha256
 from trainer.state import WINDOW, TrainState
 
 MAY_CHANGE = (
@@ -115,7 +106,7 @@ class RunDir:
         """Compare frozen weights and datasets with those this directory was begun with.
 
         Args:
-            inputs: where each lies and its sha256, by recipe field: of `weights_record` and `Mixture.record`.
+            inputs: where each lies and its sha256, by recipe field: of `hashes.weights_record` and `Mixture.record`.
 
         Raises:
             RunDirError: one of them is another now.
@@ -191,64 +182,6 @@ class RunDir:
         }
         write_json(self.path / "summary.json", summary)
         return summary
-
-
-def weights_record(weights: Mapping[str, Files]) -> dict[str, Any]:
-    """Names and one sha256 of each frozen part's files, over names and bytes; parts made from presets have none.
-
-    Args:
-        weights: by recipe field, as `Stage.bases` gives them.
-    """
-    record = {}
-    for field, part in weights.items():
-        if part.files:
-            names = [path.name for path in part.files]
-            record[field] = {
-                "from": str(part.files[0].parent),
-                "files": names,
-                "sha256": files_sha256(part.files),
-            }
-    return record
-
-
-def write_model(
-    model: PreTrainedModel, ranks: Ranks, directory: Path, extras: Callable[[Path], None] | None = None
-) -> None:
-    """Write a stock model, partitioned or not, whole or not at all; called on all ranks.
-
-    Each rank holds its parts, the main one also one whole parameter.
-
-    Args:
-        model: part of what the engine trains.
-        ranks: all of this run.
-        directory: replaced if it exists.
-        extras: writes further files into the directory it is given.
-    """
-    partial = directory.with_name(directory.name + ".partial")
-    writers: list[ModelWriter] = []
-
-    def begin() -> None:
-        shutil.rmtree(partial, ignore_errors=True)
-        removal.callback(shutil.rmtree, partial, ignore_errors=True)
-        writers.append(writing.enter_context(ModelWriter(model, partial)))
-
-    def finish() -> None:
-        writing.close()
-        if extras is not None:
-            extras(partial)
-        shutil.rmtree(directory, ignore_errors=True)
-        os.replace(partial, directory)
-
-    with ExitStack() as removal, ExitStack() as writing:
-        ranks.on_main(begin)
-        for name, value in whole_parameters(model, ranks):
-            ranks.on_main(functools.partial(_add, writers, name, value))
-        ranks.on_main(finish)
-
-
-def _add(writers: list[ModelWriter], name: str, value: torch.Tensor | None) -> None:
-    assert value is not None, "the main rank has every parameter whole"
-    writers[0].add(name, value)
 
 
 def _environment(world_size: int) -> dict[str, Any]:

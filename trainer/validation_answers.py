@@ -27,7 +27,8 @@ from models.blanks import drawn_vlm
 from models.loading import give
 from models.projector import LinearProjectorVLM
 from trainer.dist import Ranks
-from trainer.engine import Engine, parameters_everywhere
+from trainer.engine import Engine
+from trainer.engine_partition import parameters_everywhere
 from trainer.evaluate.drivelm import evaluate
 from trainer.evaluate.exact_match import same_answer
 from trainer.evaluate.judge import NoJudge

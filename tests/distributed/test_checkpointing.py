@@ -10,7 +10,8 @@ from tests.helpers.stages import write_recipe
 from trainer.config import load_recipe
 from trainer.data import make_data
 from trainer.ds_config import load_ds_config, resolve
-from trainer.engine import Engine, Partition, parameters_everywhere
+from trainer.engine import Engine
+from trainer.engine_partition import Partition, parameters_everywhere
 from trainer.loop import train_step
 from trainer.stages import make_stage
 

@@ -17,7 +17,8 @@ from trainer.config import load_recipe
 from trainer.data import make_data
 from trainer.dist import Ranks
 from trainer.ds_config import load_ds_config, resolve
-from trainer.engine import Engine, Partition
+from trainer.engine import Engine
+from trainer.engine_partition import Partition
 from trainer.loop import train_step
 from trainer.stages import make_stage
 from trainer.stages.base import Preparation

@@ -12,7 +12,8 @@ from torch import nn
 from tests.helpers.dist import CPU_ZERO3, on_ranks
 from tests.helpers.waiting import wait_until
 from trainer.ds_config import load_ds_config
-from trainer.engine import Engine, parameters_everywhere
+from trainer.engine import Engine
+from trainer.engine_partition import parameters_everywhere
 from trainer.optim import ParamGroup
 from trainer.watchdog import Watchdog
 

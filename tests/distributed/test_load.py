@@ -24,9 +24,10 @@ from trainer import dist
 from trainer.config import load_recipe
 from trainer.dist import Ranks
 from trainer.ds_config import load_ds_config, resolve
-from trainer.engine import Engine, Partition, whole_parameters
-from trainer.run_dir import write_model
+from trainer.engine import Engine
+from trainer.engine_partition import Partition, whole_parameters
 from trainer.stages import make_stage
+from trainer.write_model import write_model
 
 pytestmark = pytest.mark.distributed
 

@@ -10,7 +10,8 @@ from tests.helpers.dist import CPU_ZERO3, on_fresh_ranks
 from trainer.bench.packs import random_batches
 from trainer.bench.settings import BenchSettings, bench_recipe, pack_settings
 from trainer.ds_config import load_ds_config, resolve, zero_stage
-from trainer.engine import Engine, Partition
+from trainer.engine import Engine
+from trainer.engine_partition import Partition
 from trainer.footprint import footprint
 from trainer.loop import train_step
 from trainer.memory import Zero, model_state

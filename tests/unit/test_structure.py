@@ -57,11 +57,18 @@ def test_imports_go_one_way(trees):
     assert not wrong
 
 
-def test_only_the_engine_imports_deepspeed(trees):
-    users = {
-        path for path, tree in trees.items() for module in imported_modules(tree) if module.split(".")[0] == "deepspeed"
+def importers(trees, package):
+    return {
+        path
+        for path, tree in trees.items()
+        for module in imported_modules(tree)
+        if module == package or module.startswith(f"{package}.")
     }
-    assert users == {"trainer/engine.py"}
+
+
+def test_only_the_engine_imports_deepspeed(trees):
+    assert importers(trees, "deepspeed") == {"trainer/engine_import.py"}
+    assert importers(trees, "trainer.engine_import") == {"trainer/engine.py", "trainer/engine_partition.py"}
 
 
 def test_the_cluster_code_needs_no_torch(trees):

@@ -21,7 +21,7 @@ from trainer.bench.weights import with_pattern
 from trainer.checkpointing_section import CheckpointingSection
 from trainer.dist import Ranks
 from trainer.ds_config import load_ds_config, precision, resolve, zero_stage
-from trainer.engine import Partition
+from trainer.engine_partition import Partition
 from trainer.fit import fewest_checkpointed, memory_of
 from trainer.loop import train_step
 from trainer.memory import Zero

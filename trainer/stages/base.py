@@ -17,7 +17,7 @@ from data_shards.loader import TextSettings
 from models.checkpointing import checkpoint_layers, num_checkpointed
 from models.loading import WHOLE, Blank, Files, fill
 from trainer.dist import Ranks
-from trainer.engine import Partition
+from trainer.engine_partition import Partition
 from trainer.freeze import freeze, let_gradients_in
 from trainer.optim import ParamGroup, parameter_groups
 from trainer.recipe import Recipe
@@ -67,7 +67,7 @@ class Preparation:
         device: where models compute.
         run_dir: shared by all ranks.
         first_batches: a fresh iterator over the first packs of the plan, the same on every rank.
-        inputs: what `weights_record` says of `Stage.bases`, where that is known; it saves hashing them again.
+        inputs: what `hashes.weights_record` says of `Stage.bases`, where that is known; it saves hashing them again.
     """
 
     ranks: Ranks

@@ -18,7 +18,7 @@ from models.flops import tile_tokens, tower_flops, vision_flops
 from models.loading import Blank, Files, HeldWeights
 from models.vision import normalise_tiles
 from trainer.codebook import StoredCodebook, given_codebook
-from trainer.engine import Partition
+from trainer.engine_partition import Partition
 from trainer.hashes import files_sha256
 from trainer.losses import negative_cosine, patch_kl, top_patch_kl
 from trainer.recipe import Recipe

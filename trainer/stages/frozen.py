@@ -9,7 +9,7 @@ from torch import nn
 from data_shards.collate import Batch
 from models.loading import WHOLE, Blank, fill
 from models.vision import normalise_tiles
-from trainer.engine import Partition
+from trainer.engine_partition import Partition
 from trainer.stages.sources import StageError
 
 Placement = Literal["auto", "replicate", "partition"]

@@ -1,18 +1,13 @@
 """Run directories: which may be continued."""
 
-import hashlib
 import json
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from models.presets import vision_config
-from models.saving import save_model
-from models.vlm import build_vision
 from trainer import run_dir as run_dir_module
-from trainer.run_dir import RunDir, RunDirError, weights_record, write_model
+from trainer.hashes import weights_record
+from trainer.run_dir import RunDir, RunDirError
 from trainer.state import TrainState
 
 RECIPE = "steps: 5\nlog_every: 1\noptim:\n  lr: {vision: 1.0}\ndata:\n  workers: 2\n"
@@ -97,22 +92,6 @@ class _Files:
         self.files = files
 
 
-class _Alone:
-    is_main = True
-
-    def on_main(self, act):
-        return act()
-
-
-def test_frozen_weights_are_recorded_by_names_and_bytes(tmp_path):
-    one, two = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    one.write_bytes(b"abc")
-    two.write_bytes(b"")
-    record = weights_record({"model.teacher": _Files(one, two), "model.vision": _Files()})
-    expected = hashlib.sha256(b"a.safetensors\0abcb.safetensors\0").hexdigest()
-    assert record == {"model.teacher": {"from": str(tmp_path), "files": [one.name, two.name], "sha256": expected}}
-
-
 def test_other_frozen_weights_are_refused_by_field(tmp_path):
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"abc")
@@ -123,20 +102,3 @@ def test_other_frozen_weights_are_refused_by_field(tmp_path):
     file.write_bytes(b"abd")
     with pytest.raises(RunDirError, match=r"model\.teacher: begun with .* of sha256 .* got"):
         begun.check_inputs(weights_record({"model.teacher": _Files(file)}))
-
-
-def test_a_model_is_written_whole_or_not_at_all(tmp_path):
-    model = build_vision(vision_config("tiny-student"), torch.Generator().manual_seed(0))
-    save_model(model, tmp_path / "stock")
-
-    def fail(directory: Path) -> None:
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_model(model, _Alone(), tmp_path / "model", fail)
-    assert not (tmp_path / "model").exists()
-    write_model(model, _Alone(), tmp_path / "model", lambda directory: (directory / "extra").touch())
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "stock"))
-    assert all(torch.equal(one[name], other[name]) for name in other)
-    assert {path.name for path in tmp_path.iterdir()} == {"stock", "model"}
-    assert (tmp_path / "model" / "extra").exists()
