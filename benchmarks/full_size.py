@@ -22,8 +22,8 @@ import torch
 
 from benchmarks.full_size_tokenizer import write_tokenizer
 from data_shards.atomic import write_json
-from data_shards.tiling import ViewLayout
 from data_shards.tokenizer import load_tokenizer
+from data_shards.view_layout import ViewLayout
 from models.blanks import stored_vlm
 from models.convert import convert
 from models.convert.opengvlab_json import chat_json

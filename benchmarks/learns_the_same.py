@@ -24,7 +24,7 @@ from data_shards.index import load_index
 from data_shards.lengths import sample_sizes
 from data_shards.mixture import MixtureEntry, PackLimits, SizeTable
 from data_shards.plan import PackStream
-from data_shards.tiling import ViewLayout
+from data_shards.view_layout import ViewLayout
 from trainer.evaluate.drivelm import score
 from trainer.evaluate.judge import NoJudge
 from trainer.evaluate.submission import read_references, read_submission

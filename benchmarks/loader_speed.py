@@ -34,7 +34,8 @@ from data_shards.index import load_index
 from data_shards.loader import FrameSource, PackLoader, tile_stream
 from data_shards.read import read_frame
 from data_shards.schema import CAMERAS, RawFrame
-from data_shards.tiling import ViewLayout, tile_jpegs
+from data_shards.tiling import tile_jpegs
+from data_shards.view_layout import ViewLayout
 from data_shards.write import write_shards
 
 CELL = (896, 448)

@@ -23,7 +23,7 @@ from data_shards.index import load_index
 from data_shards.lengths import sample_sizes
 from data_shards.mixture import MixtureEntry, PackLimits, SizeTable
 from data_shards.plan import PackStream
-from data_shards.tiling import ViewLayout
+from data_shards.view_layout import ViewLayout
 from models.flops import forward_flops
 from models.presets import vlm_preset
 

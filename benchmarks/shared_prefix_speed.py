@@ -28,9 +28,10 @@ from data_shards.mixture import MixtureEntry, PackLimits, SizeTable
 from data_shards.pack import PartMeta, build_pack
 from data_shards.plan import PackStream
 from models.attention import pack_layout
+from models.packed_vlm import PackedVLM
 from models.presets import vlm_config
 from models.vision import normalise_tiles
-from models.vlm import PackedVLM, build_vlm
+from models.vlm import build_vlm
 
 SIDE, TILE_TOKENS, TILES = 224, 64, 13
 PREFIX = TILES * TILE_TOKENS + 16

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from data_shards.schema import CAMERAS
-from data_shards.tiling import ViewLayout, tile_jpegs
+from data_shards.tiling import tile_jpegs
+from data_shards.view_layout import ViewLayout
 
 SIDE = 448
 

@@ -22,7 +22,8 @@ from torch.nn.functional import cosine_similarity, log_softmax
 from data_shards.atomic import write_json
 from data_shards.index import load_index
 from data_shards.read import read_frame
-from data_shards.tiling import ViewLayout, tile_jpegs
+from data_shards.tiling import tile_jpegs
+from data_shards.view_layout import ViewLayout
 from models.distill_heads import Codebook, DistillStudent, spherical_kmeans
 from models.presets import vision_config
 from models.vision import normalise_tiles, patch_features

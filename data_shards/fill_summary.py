@@ -9,8 +9,8 @@ from data_shards.lengths import CountedSizes, count_samples
 from data_shards.mixture import MixtureEntry, PackLimits, SizeTable, oversized
 from data_shards.plan import plan_epoch
 from data_shards.summary import spread
-from data_shards.tiling import ViewLayout
 from data_shards.tokenizer import load_tokenizer
+from data_shards.view_layout import ViewLayout
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,8 @@ from data_shards.storage import Unreachable
 from data_shards.target_source import TargetSource
 from data_shards.teacher_targets import TileTargets
 from data_shards.tile_room import TileRoom
-from data_shards.tiling import LayoutError, ViewLayout, tile_jpegs
+from data_shards.tiling import tile_jpegs
+from data_shards.view_layout import LayoutError, ViewLayout
 
 
 @dataclass(frozen=True, kw_only=True)

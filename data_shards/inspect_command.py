@@ -13,7 +13,7 @@ from data_shards.inspect_page import inspect_page, spread_places
 from data_shards.lint import LintError, lint
 from data_shards.read import read_frame
 from data_shards.summary import row_text, summarise, tile_row
-from data_shards.tiling import ViewLayout
+from data_shards.view_layout import ViewLayout
 
 _SHOWN = 50
 

@@ -24,7 +24,7 @@ from data_shards.read import BadSample, read_frame
 from data_shards.remote import mirror_file
 from data_shards.samples import ShardPart
 from data_shards.schema import image_name
-from data_shards.tiling import LayoutError, ViewLayout, tiles_per_image
+from data_shards.view_layout import LayoutError, ViewLayout, tiles_per_image
 
 LENGTHS_VERSION = 2
 

@@ -19,7 +19,7 @@ from data_shards.plan import PackStream
 from data_shards.rank_order import RankOrder
 from data_shards.slots import TileSlots
 from data_shards.storage import Unreachable
-from data_shards.tiling import ViewLayout
+from data_shards.view_layout import ViewLayout
 
 __all__ = ["FrameSource", "LoaderError", "PackLoader", "TextSettings", "pack_stream", "tile_stream"]
 

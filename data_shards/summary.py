@@ -12,7 +12,7 @@ from data_shards.dataset_file import read_dataset_file
 from data_shards.index import DatasetIndex, load_index
 from data_shards.read import BadSample, read_frame
 from data_shards.schema import QUESTION_KINDS, TAG_NAMES, RawFrame
-from data_shards.tiling import ViewLayout, tiles_per_image
+from data_shards.view_layout import ViewLayout, tiles_per_image
 
 _PERCENTILES = (0, 50, 99, 100)
 

@@ -19,7 +19,8 @@ from data_shards.index import DatasetIndex, index_path, shard_info, shard_is_who
 from data_shards.read import BadSample, read_frame
 from data_shards.scan import index_members
 from data_shards.teacher_targets import KIND, TargetsRecord, TileTargets, encode
-from data_shards.tiling import LayoutError, ViewLayout, tile_jpegs
+from data_shards.tiling import tile_jpegs
+from data_shards.view_layout import LayoutError, ViewLayout
 from data_shards.write import write_tar
 
 Teach = Callable[[np.ndarray], TileTargets]

@@ -17,7 +17,7 @@ from transformers import InternVLForConditionalGeneration
 
 from models.attention import PACK_ATTENTION, PackLayout, register_pack_attention
 from models.loading import Blank, RoutedWeights
-from models.vlm import with_tiles
+from models.packed_vlm import with_tiles
 
 
 class AnswerLosses(NamedTuple):

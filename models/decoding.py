@@ -14,8 +14,8 @@ from torch import nn
 from transformers import DynamicCache, InternVLForConditionalGeneration
 
 from models.attention import PACK_ATTENTION, PackLayout, attention_set_to, pack_layout, register_pack_attention
+from models.packed_vlm import pack_embeddings
 from models.shared_prefix import PREFIX_ATTENTION, Prefixes, register_prefix_attention
-from models.vlm import pack_embeddings
 
 _KEEP_ROWS_ABOVE = 0.85
 """Finished rows are taken out of the batch once fewer than this share of its rows are still being written."""

@@ -11,7 +11,7 @@ from typing import Literal
 from data_shards.coords import DRIVELM, CoordinateFormat, model_text
 from data_shards.dataset_file import DATASET_FILE, read_dataset_file
 from data_shards.schema import CAMERAS
-from data_shards.tiling import ViewLayout
+from data_shards.view_layout import ViewLayout
 from trainer.config import Recipe, load_recipe, recipe_to_yaml
 from trainer.preprocessing import Preprocessing
 from trainer.recipe import DatasetSection

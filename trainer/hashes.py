@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_shards.tiling import ViewLayout
+from data_shards.view_layout import ViewLayout
 from models.loading import Files
 from models.vision import IMAGE_MEAN, IMAGE_STD
 

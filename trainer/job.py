@@ -20,11 +20,11 @@ from trainer.dist import MainRankError, Ranks
 from trainer.ds_config import load_ds_config, precision, resolve, zero_stage
 from trainer.engine import Engine
 from trainer.engine_partition import Partition
-from trainer.fit import memory_report
 from trainer.hashes import weights_record
 from trainer.loggers import announce, make_logger
 from trainer.loop import Run, fit
 from trainer.memory import Zero
+from trainer.memory_fit import memory_report
 from trainer.optim import training_table
 from trainer.resume import CheckpointError, StoredCheckpoints
 from trainer.run_dir import RunDir

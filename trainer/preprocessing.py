@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_shards.chat import TEMPLATES, ChatTemplate
 from data_shards.coords import DRIVELM, CoordinateFormat
-from data_shards.tiling import LayoutError, ViewLayout
+from data_shards.view_layout import LayoutError, ViewLayout
 from trainer.config import load_recipe
 
 PREPROCESSING_FILE = "preprocessing.json"

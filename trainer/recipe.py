@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_shards.coords import CoordinateFormat
-from data_shards.tiling import ViewLayout
+from data_shards.view_layout import ViewLayout
 from trainer.checkpointing_section import CheckpointingSection
 
 

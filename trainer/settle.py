@@ -8,8 +8,8 @@ import torch
 
 from trainer.checkpointing_section import CheckpointingSection
 from trainer.ds_config import precision
-from trainer.fit import fewest_checkpointed, memory_of
 from trainer.memory import GIB, Zero
+from trainer.memory_fit import fewest_checkpointed, memory_of
 from trainer.recipe import Recipe
 from trainer.stages import make_stage
 from trainer.stages.sources import StageError

@@ -22,7 +22,8 @@ from data_shards.index import DatasetIndex
 from data_shards.read import BadSample, read_frame
 from data_shards.schema import Question, RawFrame
 from data_shards.sources.drivelm_select import references_json
-from data_shards.tiling import LayoutError, tile_jpegs
+from data_shards.tiling import tile_jpegs
+from data_shards.view_layout import LayoutError
 from models.blanks import drawn_vlm
 from models.loading import give
 from models.projector import LinearProjectorVLM

@@ -14,8 +14,9 @@ from data_shards.pack import PartMeta, build_pack
 from data_shards.read import read_frame
 from data_shards.tiling import tile_images
 from models.attention import pack_layout
+from models.packed_vlm import PackedVLM
 from models.vision import normalise_tiles
-from models.vlm import PackedVLM, load_language, load_vision, load_vlm
+from models.vlm import load_language, load_vision, load_vlm
 from tests.helpers.paths import ROOT
 from trainer.demo import COLUMNS, TINY, Sizes, render_summary, run_demo
 from trainer.preprocessing import read_preprocessing

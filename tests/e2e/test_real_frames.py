@@ -15,8 +15,9 @@ from data_shards.pack import PartMeta, build_pack
 from data_shards.read import read_frame
 from data_shards.tiling import tile_images
 from models.attention import pack_layout
+from models.packed_vlm import PackedVLM
 from models.vision import normalise_tiles
-from models.vlm import PackedVLM, load_vlm
+from models.vlm import load_vlm
 from tests.helpers.forked import train
 from tests.helpers.paths import DRIVELM_SAMPLE, ROOT, needs_drivelm_sample
 from trainer.evaluate.submission import reference_questions

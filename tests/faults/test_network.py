@@ -9,7 +9,7 @@ from data_shards.loader import FrameSource, PackLoader, TextSettings, pack_strea
 from data_shards.mixture import PackLimits
 from data_shards.remote import CacheSettings, open_dataset
 from data_shards.retry import Retry
-from data_shards.tiling import ViewLayout
+from data_shards.view_layout import ViewLayout
 from tests.helpers.frames import camera_frames, write_dataset
 from tests.helpers.shaky_server import shaky_server
 from tests.helpers.tokenizer import tiny_tokenizer

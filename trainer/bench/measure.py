@@ -22,9 +22,9 @@ from trainer.checkpointing_section import CheckpointingSection
 from trainer.dist import Ranks
 from trainer.ds_config import load_ds_config, precision, resolve, zero_stage
 from trainer.engine_partition import Partition
-from trainer.fit import fewest_checkpointed, memory_of
 from trainer.loop import train_step
 from trainer.memory import Zero
+from trainer.memory_fit import fewest_checkpointed, memory_of
 from trainer.stages import make_stage
 from trainer.stages.base import Preparation, Stage
 from trainer.stages.sources import StageError

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from data_shards.chat import IMAGE_TOKEN
-from data_shards.tiling import ViewLayout
+from data_shards.view_layout import ViewLayout
 from models.activations import num_patches
 from models.presets import vision_config
 from trainer.bench.packs import DATASET, PackSettings

@@ -17,7 +17,8 @@ from data_shards.coords import drivelm_text
 from data_shards.decode import ImageError, decode_jpeg
 from data_shards.pack import PartMeta, build_pack
 from data_shards.schema import CAMERAS, RawFrame
-from data_shards.tiling import LayoutError, ViewLayout, tile_images, tile_jpegs, tiles_per_image
+from data_shards.tiling import tile_images, tile_jpegs
+from data_shards.view_layout import LayoutError, ViewLayout, tiles_per_image
 from models.decoding import Choose, greedy_answers, most_likely
 from models.vision import normalise_tiles
 from models.vlm import tile_side

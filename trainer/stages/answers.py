@@ -17,8 +17,8 @@ from models.flops import forward_flops
 from models.fused import choose_fused, use_fused
 from models.label_loss import head_chunks
 from models.loading import Weights
+from models.packed_vlm import settle_rotary
 from models.presets import image_tokens_per_tile
-from models.vlm import settle_rotary
 from trainer.dist import compute_device
 from trainer.recipe import Recipe
 from trainer.stages.base import Metrics

@@ -20,9 +20,9 @@ from models.flops import forward_flops
 from models.fused import choose_fused
 from models.label_loss import head_chunks
 from models.loading import Blank, Weights
+from models.packed_vlm import PackedVLM
 from models.presets import TEXT_PRESETS, VLM_PRESETS, image_tokens_per_tile
 from models.vision import normalise_tiles
-from models.vlm import PackedVLM
 from trainer.dist import compute_device
 from trainer.recipe import Recipe
 from trainer.stages.base import Forward, LossOut, Picture, Preparation, Stage

@@ -15,7 +15,8 @@ from data_shards.sources.synthetic import scene_frames
 from data_shards.sources.synthetic.describe import Cell, scene_cells
 from data_shards.sources.synthetic.general import draw_picture, make_picture, picture_cells
 from data_shards.sources.synthetic.render import render_scene
-from data_shards.tiling import ViewLayout, tile_images
+from data_shards.tiling import tile_images
+from data_shards.view_layout import ViewLayout
 from models.presets import vision_config
 from models.vision import normalise_tiles
 from models.vlm import build_vision

@@ -10,7 +10,7 @@ from data_shards.lengths import _load, _store, count_samples, count_tiles, sampl
 from data_shards.mixture import SampleSize, SizeTable
 from data_shards.read import BadSample, read_frame
 from data_shards.schema import CAMERAS
-from data_shards.tiling import ViewLayout
+from data_shards.view_layout import ViewLayout
 from data_shards.write import write_shards
 from tests.helpers.tokenizer import tiny_tokenizer
 from tests.unit.data_shards.test_loader import frames

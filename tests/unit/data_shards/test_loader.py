@@ -26,7 +26,8 @@ from data_shards.plan import PackPlan, Visit
 from data_shards.read import BadSample, read_frame
 from data_shards.schema import CAMERAS, Question, RawFrame
 from data_shards.storage import Unreachable
-from data_shards.tiling import ViewLayout, tile_images
+from data_shards.tiling import tile_images
+from data_shards.view_layout import ViewLayout
 from data_shards.write import write_shards
 from tests.helpers.raw_tar import raw_dataset
 from tests.helpers.tokenizer import drivelm_sentences, tiny_tokenizer

@@ -17,7 +17,7 @@ from data_shards.remote import CacheSettings
 from data_shards.retry import Retry
 from data_shards.target_source import open_targets
 from data_shards.teacher_targets import TargetsRecord, TileTargets
-from data_shards.tiling import ViewLayout
+from data_shards.view_layout import ViewLayout
 from data_shards.write_targets import TargetsJob, write_targets
 from tests.helpers.frames import camera_frames, write_dataset
 from tests.helpers.shaky_server import shaky_server

@@ -18,8 +18,9 @@ from models.attention.base import Backend
 from models.attention.two_pass import TwoPassPlan
 from models.checkpointing import checkpoint_layers
 from models.distill_heads import Codebook, DistillStudent
+from models.packed_vlm import PackedVLM
 from models.presets import text_config, vision_config, vlm_preset
-from models.vlm import PackedVLM, build_vision, build_vlm
+from models.vlm import build_vision, build_vlm
 from tests.helpers.plain_kernel import PlainKernel
 from tests.unit.models.tiny import IMAGE_TOKEN, VOCAB, tiny_pack
 from trainer.losses import negative_cosine, patch_kl

@@ -9,9 +9,9 @@ from torch.nn.functional import kl_div, log_softmax
 from models.answer_head import AnswerHead, answer_head
 from models.blanks import stored_vlm
 from models.loading import fill
+from models.packed_vlm import PackedVLM
 from models.saving import save_model
 from models.vision import patch_features
-from models.vlm import PackedVLM
 from tests.unit.models.tiny import TinyPack, tiny_pack, tiny_vlm
 
 TEMPERATURE = 2.0

@@ -10,7 +10,7 @@ from models.attention.base import Backend
 from models.attention.kernels import FlashAttention2, Sequences, TorchVarlen
 from models.attention.two_pass import TwoPassPlan
 from models.checkpointing import checkpoint_layers
-from models.vlm import PackedVLM
+from models.packed_vlm import PackedVLM
 from tests.gpu.reference import Case, random_case, reference, with_gradients
 from tests.helpers.plain_kernel import PlainKernel
 from tests.unit.models.tiny import tiny_pack, tiny_vlm

@@ -7,8 +7,8 @@ from models.attention import pack_layout
 from models.attention.base import Backend
 from models.attention.two_pass import TwoPassPlan
 from models.checkpointing import CheckpointingError, checkpoint_layers, num_checkpointed, release_layers
+from models.packed_vlm import PackedVLM
 from models.vision import add_drop_path
-from models.vlm import PackedVLM
 from tests.helpers.plain_kernel import PlainKernel
 from tests.unit.models.tiny import tiny_pack, tiny_vlm
 

@@ -9,8 +9,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_
 from models.attention import pack_layout
 from models.fused import PLAIN, FusedError, Operations, choose_fused, release_fused, use_fused
 from models.fused.choose import liger_operations
+from models.packed_vlm import PackedVLM
 from models.presets import vision_config
-from models.vlm import PackedVLM, build_vision
+from models.vlm import build_vision
 from tests.unit.models.tiny import tiny_pack, tiny_vlm
 
 CPU = torch.device("cpu")

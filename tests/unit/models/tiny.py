@@ -1,9 +1,10 @@
-"""Packs for tiny models: numbers of tiles and tokens in, a pack and the separate conversations it stands for out."""
+"""Tiny models, and packs for them: numbers of tiles and tokens in, a pack and the conversations it stands for out."""
 
 from dataclasses import dataclass
 
 import torch
 from transformers import InternVLForConditionalGeneration
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from models.attention import PackLayout, pack_layout
 from models.presets import vlm_preset
@@ -42,6 +43,11 @@ def tiny_vlm(seed: int = 0, projector: str = "mlp") -> InternVLForConditionalGen
     """A random `tiny-vlm` over a vocabulary of 64."""
     config = vlm_preset("tiny-vlm", vocab_size=VOCAB, image_token_id=IMAGE_TOKEN)
     return build_vlm(config, torch.Generator().manual_seed(seed), projector=projector)
+
+
+def float64_norm(self: LlamaRMSNorm, hidden: torch.Tensor) -> torch.Tensor:
+    """RMSNorm without the stock class's passage through float32."""
+    return self.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
 
 
 def tiny_pack(tiles: tuple[int, ...], segments: tuple[tuple[int, ...], ...], seed: int = 0) -> TinyPack:

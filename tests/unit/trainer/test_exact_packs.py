@@ -18,7 +18,7 @@ from data_shards.tiling import tile_images
 from data_shards.write import write_shards
 from models.vision import normalise_tiles
 from tests.helpers.stages import driving_frames, general_frames, make_world, write_recipe
-from tests.unit.models.test_vlm import float64_norm
+from tests.unit.models.tiny import float64_norm
 from trainer.config import load_recipe
 from trainer.data import make_data
 from trainer.stages import make_stage

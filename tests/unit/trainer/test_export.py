@@ -20,7 +20,8 @@ from transformers import (
 
 from data_shards.chat import IMAGE_END, IMAGE_START, IMAGE_TOKEN, internlm2_chat
 from data_shards.decode import decode_jpeg
-from data_shards.tiling import ViewLayout, tile_images
+from data_shards.tiling import tile_images
+from data_shards.view_layout import ViewLayout
 from models.convert import convert
 from models.presets import vision_config
 from models.saving import save_model

@@ -13,8 +13,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 from data_shards.chat import STOP
 from data_shards.decode import decode_jpeg
 from data_shards.schema import CAMERAS
-from data_shards.tiling import ViewLayout, stitch_views
+from data_shards.tiling import stitch_views
 from data_shards.tokenizer import load_tokenizer
+from data_shards.view_layout import ViewLayout
 from models.saving import save_model
 from models.vlm import load_vlm
 from tests.unit.trainer.tiny_run import make_run, tiny_frame

@@ -8,7 +8,8 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from data_shards.schema import CAMERAS
-from data_shards.tiling import ViewLayout, stitch_views, tile_jpegs
+from data_shards.tiling import stitch_views, tile_jpegs
+from data_shards.view_layout import ViewLayout
 from models.vision import IMAGE_MEAN, IMAGE_STD
 from tests.helpers.paths import DRIVELM_SAMPLE, needs_drivelm_sample
 from trainer.export_processor import image_processor, remarks

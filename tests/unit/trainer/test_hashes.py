@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-from data_shards.tiling import ViewLayout
+from data_shards.view_layout import ViewLayout
 from trainer.hashes import view_sha256, weights_record
 
 OTHER_VIEWS = {

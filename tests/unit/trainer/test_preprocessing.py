@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from data_shards.coords import DRIVELM, CoordinateFormat
-from data_shards.tiling import ViewLayout
+from data_shards.view_layout import ViewLayout
 from trainer.preprocessing import (
     PREPROCESSING_FILE,
     Preprocessing,

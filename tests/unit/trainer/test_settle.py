@@ -8,8 +8,8 @@ import torch
 
 from trainer.bench.settings import BenchSettings, bench_recipe
 from trainer.checkpointing_section import CheckpointingSection
-from trainer.fit import memory_of
 from trainer.memory import GIB, Zero
+from trainer.memory_fit import memory_of
 from trainer.settle import settle_checkpointing
 from trainer.stages import make_stage
 from trainer.stages.sources import StageError

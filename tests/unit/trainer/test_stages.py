@@ -9,7 +9,7 @@ from torch.nn.functional import cosine_similarity
 
 from data_shards.coords import CoordinateFormat
 from data_shards.schema import QUESTION_KINDS
-from data_shards.tiling import ViewLayout
+from data_shards.view_layout import ViewLayout
 from models.loading import Blank
 from models.presets import vision_config
 from models.saving import save_model

@@ -13,8 +13,8 @@ from tests.helpers.dist import CPU_ZERO3, on_ranks
 from tests.helpers.paths import ROOT
 from trainer.bench.measure import fitted, measure
 from trainer.bench.settings import BenchSettings, bench_recipe
-from trainer.fit import memory_of
 from trainer.memory import GIB, Zero
+from trainer.memory_fit import memory_of
 from trainer.stages import make_stage
 from trainer.stages.sources import StageError
 

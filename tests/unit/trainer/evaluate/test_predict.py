@@ -11,7 +11,8 @@ from data_shards.chat import STOP, internlm2_chat, tokenize_prompts
 from data_shards.coords import CoordinateFormat
 from data_shards.decode import decode_jpeg
 from data_shards.schema import CAMERAS
-from data_shards.tiling import ViewLayout, tile_images, tiles_per_image
+from data_shards.tiling import tile_images
+from data_shards.view_layout import ViewLayout, tiles_per_image
 from models.vision import normalise_tiles
 from tests.unit.trainer.tiny_run import lively_vlm, tiny_frame, tiny_tokenizer
 from trainer.evaluate import predict

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data_shards.index import load_index
-from data_shards.tiling import ViewLayout
+from data_shards.view_layout import ViewLayout
 from data_shards.write import write_shards
 from models.safetensors_format import file_blocks
 from tests.unit.trainer.tiny_run import tiny_frame

@@ -8,9 +8,9 @@ import torch
 
 from data_shards.mixture import PackLimits
 from trainer.bench.settings import BenchSettings, bench_recipe
-from trainer.fit import cheapest, memory_of, memory_report
 from trainer.footprint import as_in_recipe, footprint
 from trainer.memory import GIB, Zero, estimate
+from trainer.memory_fit import cheapest, memory_of, memory_report
 from trainer.recipe import CheckpointingSection
 from trainer.stages import make_stage
 
