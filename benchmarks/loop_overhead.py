@@ -38,6 +38,7 @@ from trainer.loop import Run, fit
 from trainer.stages import make_stage
 from trainer.stages.base import Stage
 from trainer.state import StopRequest, TrainState
+from trainer.stop_check import StopCheck
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "ds_configs" / "cpu_zero3.json"
@@ -120,7 +121,7 @@ def _loop(recipe: Recipe, stage: Stage, engine: Engine, batches: Sequence[list[B
         advance=lambda position, packs: position + packs,
         checkpoints=SimpleNamespace(busy=False, finish=lambda: None),  # none is due
         logger=logger,
-        stop=StopRequest(),
+        stop=StopCheck(StopRequest(), ranks),
     )
     fit(run, TrainState())
     logger.close()

@@ -19,6 +19,7 @@ from trainer.checkpoint_files import (
     ENGINE_FILE,
     INPUTS_FILE,
     PARTIAL,
+    REPLACED,
     STATE_FILE,
     Blocks,
     best_of,
@@ -83,14 +84,14 @@ class Checkpoints:
         """Begin to write a checkpoint of this moment, after one that is still under way.
 
         Where it cannot be written the user is told, now or in `finish`, and the former ones stay. A step is written
-        once: its score has to come with the first call.
+        once, and again where its score comes later.
 
         Args:
             score: by which the best is kept; higher is better. None where it was not measured.
         """
         self.finish()
         final = self.root / f"step-{state.step:06d}"
-        if final == self.newest:
+        if final == self.newest and score is None:
             return
         snapshot = engine.snapshot(with_replicated=self.ranks.is_main)
         files = self._files(snapshot, state, score)
@@ -170,9 +171,12 @@ class Checkpoints:
         partial = _partial(final)
         try:
             seal(partial, self.ranks.world_size, files)
+            replaced = _replaced(final)
             if final.exists():
-                self._drop(final)
+                os.replace(final, replaced)
             os.replace(partial, final)
+            if replaced.exists():
+                self._drop(replaced)
             sync_directory(self.root)
         except OSError as error:
             return str(error)
@@ -231,6 +235,10 @@ def _outcome(written: Future[dict[str, Any]]) -> dict[str, Any] | str:
 
 def _partial(final: Path) -> Path:
     return final.with_name(final.name + PARTIAL)
+
+
+def _replaced(final: Path) -> Path:
+    return final.with_name(final.name + REPLACED)
 
 
 def _json(record: Any) -> bytes:

@@ -13,6 +13,8 @@ from data_shards.atomic import sync_directory
 MANIFEST = "manifest.txt"
 """sha256 of the rest on the first line, then JSON: size and sha256 of each file."""
 PARTIAL = ".partial"
+REPLACED = ".replaced"
+"""A whole checkpoint, until another one of its step has its name."""
 STATE_FILE = "state.json"
 ENGINE_FILE = "engine.json"
 INPUTS_FILE = "inputs.json"

@@ -82,8 +82,11 @@ class Ranks:
 
     def board(self, name: str) -> "Board":
         """Short texts of ranks that need no collective; with its own connection, for a thread of its own."""
-        store = torch_dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]  # not in the stubs
-        return Board(torch_dist.PrefixStore(name, store), self)
+        return Board(_store(name), self)
+
+    def flag(self, name: str) -> "Flag":
+        """What any rank puts up for all to see, without a collective."""
+        return Flag(_store(f"flag {name}"))
 
     def on_main(self, act: Callable[[], T]) -> T:
         """Run `act` on the main rank alone; its small result comes to all ranks.
@@ -139,6 +142,27 @@ class Board:
         time.sleep(seconds)
         shown = [rank for rank in range(self._ranks.world_size) if self._store.check([str(rank)])]
         return {rank: self._store.get(str(rank)).decode() for rank in shown}
+
+
+class Flag:
+    """On the main rank's key-value store; it stays up."""
+
+    def __init__(self, store: torch_dist.Store) -> None:
+        self._store = store
+
+    def put_up(self) -> None:
+        """From now on `is_up` is true on every rank."""
+        self._store.set("up", "")
+
+    def is_up(self) -> bool:
+        """Whether any rank has put it up."""
+        return self._store.check(["up"])
+
+
+def _store(name: str) -> torch_dist.Store:
+    """Keys of their own, through a connection of their own."""
+    store = torch_dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]  # not in the stubs
+    return torch_dist.PrefixStore(name, store)
 
 
 def _attempt(act: Callable[[], T]) -> tuple[T | None, Exception | None]:

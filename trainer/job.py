@@ -34,6 +34,7 @@ from trainer.settle import settle_checkpointing
 from trainer.stages import make_stage
 from trainer.stages.base import Preparation, Stage
 from trainer.state import StopRequest, TrainState
+from trainer.stop_check import StopCheck
 from trainer.validator import Validator
 from trainer.watchdog import Watchdog
 from trainer.write_model import write_model
@@ -181,7 +182,7 @@ def _train(parts: _Parts, state: TrainState) -> Outcome:
             advance=parts.data.stream.advance,
             checkpoints=checkpoints,
             logger=logger,
-            stop=parts.stop,
+            stop=StopCheck(parts.stop, ranks),
             samples=samples,
             validator=parts.validator,
             num_samples=parts.data.num_samples,

@@ -20,7 +20,8 @@ from trainer.optim import lr_factor
 from trainer.recipe import Recipe
 from trainer.sample_log import SampleLog
 from trainer.stages.base import LossOut, Stage
-from trainer.state import StopRequest, TrainState
+from trainer.state import TrainState
+from trainer.stop_check import BrokenOff, StopCheck
 from trainer.validator import Validator
 
 
@@ -42,7 +43,7 @@ class Run:
     advance: Callable[[int, int], int]
     checkpoints: Checkpoints
     logger: Logger
-    stop: StopRequest
+    stop: StopCheck
     samples: SampleLog | None = None
     validator: Validator | None = None
     num_samples: int = 0
@@ -66,7 +67,9 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, bool]:
     began = time.monotonic() - state.seconds
     rates: dict[str, float] = {}
     with Monitor(run.recipe, run.ranks, run.stage, run.engine, run.logger, state) as monitor:
-        while state.step < run.recipe.steps:
+        if state.look_due:
+            state = _look_again(run, monitor, state)
+        while state.step < run.recipe.steps and not state.look_due:
             monitor.begin_step(state.step + 1)
             batches = next(run.batches)
             monitor.data_arrived()
@@ -76,7 +79,7 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, bool]:
             if not saving:
                 run.checkpoints.finish()
             if stop:
-                return _stop(run, monitor, monitor.flush(state, rates), began), True
+                return _stop(run, monitor, state, rates, began), True
             watch.update(batches, counts)
             if run.samples is not None:
                 run.samples.add(state.step + 1, batches)
@@ -91,6 +94,8 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, bool]:
             if _due(state.step, run.recipe.image_log_every) or state.step == 1:
                 _show(run, state.step, batches, outs)
             state = _end_of_step(run, monitor, state, rates, began)
+        if state.look_due:
+            return _stop(run, monitor, state, rates, began), True
         monitor.beat("finishing a checkpoint")
         run.checkpoints.finish()
     return state, False
@@ -170,23 +175,46 @@ def _end_of_step(run: Run, monitor: Monitor, state: TrainState, rates: dict[str,
     alike."""
     last = state.step == run.recipe.steps
     save = _due(state.step, run.recipe.checkpoint_every)
-    values: dict[str, float] = {}
-    score = None
-    if run.validator is not None and run.validator.is_due(state.step):
-        values = run.validator.look(run.engine, state.step, run.logger, monitor.beat)
-        score = run.validator.score(values)
+    state, values, score = _look(run, monitor, state)
     if save or last or values or _due(state.step, run.recipe.log_every):
         state = monitor.flush(state, rates, values)
     state = replace(state, seconds=time.monotonic() - began)
-    if save or score is not None:
-        monitor.beat("saving a checkpoint")
-    if save or (score is not None and run.checkpoints.is_best(state.step, score)):
-        run.checkpoints.save(run.engine, state, score)
+    _save(run, monitor, state, score, due=save)
     run.logger.step_done(state.step)
     return state
 
 
-def _stop(run: Run, monitor: Monitor, state: TrainState, began: float) -> TrainState:
+def _look(run: Run, monitor: Monitor, state: TrainState) -> tuple[TrainState, dict[str, float], float | None]:
+    """Where a look at the held-out data is due after this step, its values and score; where a stop breaks it off, a
+    state in which it still is."""
+    if run.validator is None or not run.validator.is_due(state.step):
+        return replace(state, look_due=False), {}, None
+    try:
+        values = run.validator.look(run.engine, state.step, run.logger, monitor.beat, run.stop)
+    except BrokenOff:
+        return replace(state, look_due=True), {}, None
+    return replace(state, look_due=False), values, run.validator.score(values)
+
+
+def _look_again(run: Run, monitor: Monitor, state: TrainState) -> TrainState:
+    """What a stop broke off; the step's other values were logged before."""
+    state, values, score = _look(run, monitor, state)
+    if values:
+        run.logger.scalars(state.step, values)
+    _save(run, monitor, state, score)
+    return state
+
+
+def _save(run: Run, monitor: Monitor, state: TrainState, score: float | None, *, due: bool = False) -> None:
+    """Begin to write a checkpoint that is due, or the best so far."""
+    if due or score is not None:
+        monitor.beat("saving a checkpoint")
+    if due or (score is not None and run.checkpoints.is_best(state.step, score)):
+        run.checkpoints.save(run.engine, state, score)
+
+
+def _stop(run: Run, monitor: Monitor, state: TrainState, rates: dict[str, float], began: float) -> TrainState:
+    state = monitor.flush(state, rates)
     state = replace(state, seconds=time.monotonic() - began)
     monitor.beat("saving a checkpoint")
     path = run.checkpoints.save_now(run.engine, state)

@@ -4,6 +4,7 @@ Any number of ranks under any ZeRO stage reads what any other wrote. Nothing is 
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from trainer.checkpoint_files import (
     ENGINE_FILE,
     INPUTS_FILE,
     PARTIAL,
+    REPLACED,
     STATE_FILE,
     checkpoints_in,
     file_damage,
@@ -147,4 +149,9 @@ def _candidates(root: Path) -> list[Path]:
     """Checkpoints, newest first; what saves left half done or half removed is cleared away."""
     for leftover in root.glob(f"step-*{PARTIAL}"):
         shutil.rmtree(leftover)
+    for replaced in root.glob(f"step-*{REPLACED}"):
+        if replaced.with_suffix("").exists():
+            shutil.rmtree(replaced)
+        else:
+            os.replace(replaced, replaced.with_suffix(""))
     return checkpoints_in(root)

@@ -26,6 +26,7 @@ class TrainState:
         samples: frames learnt from.
         seen: frames read, those left out included.
         quarantined: frames left out so far; None in checkpoints that did not keep it.
+        look_due: a stop broke off the look at held-out data after this step.
         first, last: losses of the first `WINDOW` and of the newest `HISTORY` steps.
     """
 
@@ -35,6 +36,7 @@ class TrainState:
     samples: float = 0.0
     seen: float = 0.0
     quarantined: int | None = 0
+    look_due: bool = False
     first: tuple[float, ...] = ()
     last: tuple[float, ...] = ()
 

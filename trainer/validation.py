@@ -11,6 +11,7 @@ from trainer.dist import Ranks
 from trainer.guards import explained_memory
 from trainer.recipe import Recipe
 from trainer.stages.base import Forward, Stage
+from trainer.stop_check import StopCheck
 
 _SECOND = "second"
 """The part of a loss that has a weight of its own; the loss is the sum of both means."""
@@ -46,6 +47,7 @@ def held_out_losses(
     ranks: Ranks,
     device: torch.device,
     beat: Callable[[str], None],
+    stop: StopCheck,
 ) -> dict[str, float]:
     """Losses in evaluation mode, without gradient; to be called on all ranks.
 
@@ -55,15 +57,19 @@ def held_out_losses(
     Args:
         forward: the engine.
         beat: takes what is being done, once a pack.
+        stop: asked once a pack.
 
     Returns:
         `validation/loss`, `validation/<metric>` for each metric of the stage, and the same for each dataset as
         `validation/<dataset>/...`, as exact means over all packs; the number of frames that could not be read, if any.
+
+    Raises:
+        BrokenOff: a rank was asked to stop; the model is left in evaluation mode.
     """
     names = ("loss", _SECOND, *stage.metric_names())
     stage.model.eval()
     with torch.no_grad():
-        tables = [_sums(names, dataset, stage, forward, ranks, device, beat) for dataset in datasets]
+        tables = [_sums(names, dataset, stage, forward, ranks, device, beat, stop) for dataset in datasets]
     stage.train_mode()
     total = ranks.sum(torch.cat([table.flatten() for table in tables]).tolist())
     shape = (len(datasets), len(names) + 1, 2)
@@ -78,12 +84,14 @@ def _sums(
     ranks: Ranks,
     device: torch.device,
     beat: Callable[[str], None],
+    stop: StopCheck,
 ) -> torch.Tensor:
     """Sum and weight of each metric over this rank's packs, [names + 1, 2]; last the frames that could not be read."""
     table = torch.zeros(len(names) + 1, 2, dtype=torch.float64, device=device)
     rounds = -(-dataset.packs // ranks.world_size)
     for number, (batch,) in zip(range(rounds), _loader(dataset, stage.recipe, stage, ranks), strict=False):
         beat(f"validation on {dataset.source.name}, pack {number + 1} of {rounds}")
+        stop.together()
         with explained_memory(stage.recipe.data, batch):
             out = stage.loss(forward, batch, device)
         if number * ranks.world_size + ranks.rank >= dataset.packs:

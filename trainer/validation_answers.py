@@ -38,6 +38,7 @@ from trainer.guards import memory_for
 from trainer.stages.base import Picture
 from trainer.stages.picture import captioned_tiles
 from trainer.stages.vlm import VlmStage, chat_template
+from trainer.stop_check import StopCheck
 
 SCORES = ("accuracy", "match_f1", "object_f1", "bleu_1", "bleu_4", "rouge_l", "cider")
 """Of tagged questions; more is better for all of them."""
@@ -90,17 +91,26 @@ def _asked(frame: RawFrame) -> list[Question]:
 
 
 def answer_scores(
-    datasets: Sequence[Asked], stage: VlmStage, engine: Engine, ranks: Ranks, beat: Callable[[str], None]
+    datasets: Sequence[Asked],
+    stage: VlmStage,
+    engine: Engine,
+    ranks: Ranks,
+    beat: Callable[[str], None],
+    stop: StopCheck,
 ) -> tuple[dict[str, float], list[Picture]]:
     """Answer and score; to be called on all ranks.
 
     Args:
         beat: takes what is being done, once a frame.
+        stop: asked once a frame.
 
     Returns:
         `validation/<dataset>/<score>` for each score of the dataset, without DriveLM's graph gate, and
         `validation/<score>`, the mean over the datasets that have it; a picture of each dataset's first frame, on the
         rank that answered it, the main one.
+
+    Raises:
+        BrokenOff: a rank was asked to stop; the model is left in evaluation mode.
     """
     values: dict[str, float] = {}
     pictures: list[Picture] = []
@@ -108,8 +118,11 @@ def answer_scores(
         for asked in datasets:
             own: list[_Answers] = []
             for place in asked.frames[ranks.rank :: ranks.world_size]:
+                if stop.noticed():
+                    break
                 beat(f"answering questions of {asked.name}, frame {place}")
                 own += _answer(stage, vlm, asked.index, place)
+            stop.together()
             everyone = [answers for each in ranks.gather(own) for answers in each]
             scores = ranks.on_main(partial(_score, asked, everyone))
             values |= {f"validation/{asked.name}/{name}": value for name, value in scores.items()}

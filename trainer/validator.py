@@ -15,6 +15,7 @@ from trainer.loggers import Logger
 from trainer.recipe import DatasetSection, Recipe, ValidationSection
 from trainer.stages.base import Stage
 from trainer.stages.vlm import VlmStage
+from trainer.stop_check import StopCheck
 from trainer.typed_yaml import ConfigError
 from trainer.validation import HeldOut, held_out_losses, num_packs
 from trainer.validation_answers import Asked, answer_scores, asked_frames
@@ -58,19 +59,25 @@ class Validator:
         every = self._recipe.validation.every
         return bool(self._held_out) and (step == self._recipe.steps or (every > 0 and step % every == 0))
 
-    def look(self, engine: Engine, step: int, logger: Logger, beat: Callable[[str], None]) -> dict[str, float]:
+    def look(
+        self, engine: Engine, step: int, logger: Logger, beat: Callable[[str], None], stop: StopCheck
+    ) -> dict[str, float]:
         """Metrics by name; to be called on all ranks.
 
         Args:
             engine: whose model is judged.
             logger: gets the pictures.
             beat: takes what is being done.
+            stop: asked again and again.
+
+        Raises:
+            BrokenOff: on all ranks, where one was asked to stop.
         """
         assert self._ranks is not None, "made for its notes alone"
-        values = held_out_losses(self._held_out, self._stage, engine, self._ranks, engine.device, beat)
+        values = held_out_losses(self._held_out, self._stage, engine, self._ranks, engine.device, beat, stop)
         if self._asked:
             assert isinstance(self._stage, VlmStage), "load_recipe checks which stages answer"
-            scores, pictures = answer_scores(self._asked, self._stage, engine, self._ranks, beat)
+            scores, pictures = answer_scores(self._asked, self._stage, engine, self._ranks, beat, stop)
             values |= scores
             for picture in pictures:
                 logger.picture(step, picture.name, picture.image, picture.caption)

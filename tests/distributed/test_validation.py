@@ -1,6 +1,9 @@
 """Held-out losses and answers on two ranks under ZeRO-3 are those of one process, and training does not notice them."""
 
 import json
+import os
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from data_shards.sources.drivelm_select import references_json
 from data_shards.write import write_shards
 from models.vlm import load_vlm
 from tests.helpers.dist import losses
-from tests.helpers.forked import train
+from tests.helpers.forked import fork_ranks, join_ranks, train
 from tests.helpers.stages import driving_frames, write_recipe
 from trainer.config import load_recipe
 from trainer.data import make_data
@@ -45,9 +48,8 @@ def _recipe(world: Path, run_dir: Path, **changes: object) -> Path:
     return write_recipe(world, "align", run_dir, steps=STEPS, model={"drop_path": 0.0}, **changes)
 
 
-@pytest.fixture(scope="module")
-def watched(world: Path, held_out: Path) -> Path:
-    validation = {
+def _validation(held_out: Path) -> dict[str, object]:
+    return {
         "datasets": [{"path": str(held_out), "name": "unseen"}],
         "every": 2,
         "max_packs": 3,
@@ -55,15 +57,22 @@ def watched(world: Path, held_out: Path) -> Path:
         "max_new_tokens": NEW_TOKENS,
         "best": "bleu_1",
     }
+
+
+@pytest.fixture(scope="module")
+def watched(world: Path, held_out: Path) -> Path:
     run_dir = world / "watched"
-    output = train(["--recipe", str(_recipe(world, run_dir, validation=validation))])
+    output = train(["--recipe", str(_recipe(world, run_dir, validation=_validation(held_out)))])
     assert "validation: unseen: 3 packs of 5 frames" in output
     return run_dir
 
 
 def _validated(run_dir: Path) -> dict[int, dict[str, float]]:
     rows = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
-    return {row["step"]: {k: v for k, v in row.items() if k.startswith("validation/")} for row in rows}
+    found: dict[int, dict[str, float]] = {}
+    for row in rows:
+        found.setdefault(row["step"], {}).update({k: v for k, v in row.items() if k.startswith("validation/")})
+    return found
 
 
 def test_training_is_bit_identical_with_and_without_validation(world, watched):
@@ -140,3 +149,59 @@ def test_pictures_show_the_models_own_answers(watched):
     text = board.Tensors(tag)[-1].tensor_proto.string_val[0].decode()
     assert "greedy answer:" in text
     assert "reference:" in text
+
+
+def _stopped_at_a_pack(rank: int) -> None:
+    """Rank 1 is asked to stop before the first pack of its first look."""
+    if rank == 1:
+        from trainer import validation  # noqa: PLC0415
+
+        validation._loader = _asked_to_stop(validation._loader, call=1)
+
+
+def _stopped_at_an_answer(rank: int) -> None:
+    """Rank 0 is asked to stop as it answers its first frame of two."""
+    if rank == 0:
+        from trainer import validation_answers  # noqa: PLC0415
+
+        validation_answers._answer = _asked_to_stop(validation_answers._answer, call=1)
+
+
+def _stopped_at_the_last_look(rank: int) -> None:
+    """Rank 1 is asked to stop in its second look."""
+    if rank == 1:
+        from trainer import validation  # noqa: PLC0415
+
+        validation._loader = _asked_to_stop(validation._loader, call=2)
+
+
+def _asked_to_stop(act: Callable[..., object], *, call: int) -> Callable[..., object]:
+    calls = 0
+
+    def stopped(*arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return act(*arguments)
+
+    return stopped
+
+
+def test_a_look_that_a_stop_broke_off_is_taken_again(world, watched, held_out):
+    run_dir = world / "broken-off"
+    arguments = ["--recipe", str(_recipe(world, run_dir, validation=_validation(held_out)))]
+    log = run_dir.with_suffix(".log")
+    for before, step in ((_stopped_at_a_pack, 2), (_stopped_at_an_answer, 2), (_stopped_at_the_last_look, 4)):
+        assert join_ranks(fork_ranks(arguments, log, before=before)) == [75, 75], log.read_text()
+        assert f"stopped on a signal after step {step}" in log.read_text()
+        state = json.loads((run_dir / "checkpoints" / f"step-{step:06d}" / "state.json").read_text())
+        assert state["state"]["look_due"]
+        assert state["score"] is None
+        assert not _validated(run_dir)[step]
+    assert "model" not in os.listdir(run_dir)
+    assert join_ranks(fork_ranks(arguments, log)) == [0, 0], log.read_text()
+    assert _validated(run_dir) == _validated(watched)
+    assert losses(run_dir) == losses(watched)
+    for file in ("model/model.safetensors", "checkpoints/best"):
+        assert (run_dir / file).read_bytes() == (watched / file).read_bytes()

@@ -101,7 +101,8 @@ def on_fresh_ranks(function: Callable[..., Any], *arguments: Any, world: int = 2
 def losses(run_dir: Path) -> dict[int, float]:
     """Loss by step, as logged with `log_every: 1`; a line that is being written is none."""
     lines = (run_dir / "metrics.jsonl").read_text().split("\n")[:-1]
-    return {record["step"]: record["loss/total"] for record in map(json.loads, lines)}
+    records = map(json.loads, lines)
+    return {record["step"]: record["loss/total"] for record in records if "loss/total" in record}
 
 
 def _in_group(rank: int, world: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

@@ -3,7 +3,7 @@
 import importlib
 import multiprocessing as mp
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -13,8 +13,14 @@ from tests.helpers.waiting import TIMEOUT_S
 _MAIN = "tests.helpers.rank_main"
 
 
-def fork_ranks(arguments: Sequence[str], log: Path, world: int = 2, config: Path = CPU_ZERO3) -> list[BaseProcess]:
-    """Start `trainer/run.py` once a rank; all output goes to the end of `log`."""
+def fork_ranks(
+    arguments: Sequence[str],
+    log: Path,
+    world: int = 2,
+    config: Path = CPU_ZERO3,
+    before: Callable[[int], None] | None = None,
+) -> list[BaseProcess]:
+    """Start `trainer/run.py` once a rank, after `before(rank)`; all output goes to the end of `log`."""
     context = mp.get_context("forkserver")
     context.set_forkserver_preload([_MAIN])
     shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -22,7 +28,7 @@ def fork_ranks(arguments: Sequence[str], log: Path, world: int = 2, config: Path
     ranks: list[BaseProcess] = []
     for rank in range(world):
         environment = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        ranks.append(context.Process(target=_run, args=(environment, command, log)))
+        ranks.append(context.Process(target=_run, args=(environment, command, log, before)))
         ranks[-1].start()
     return ranks
 
@@ -50,5 +56,9 @@ def join_ranks(ranks: Sequence[BaseProcess], timeout_s: float = TIMEOUT_S) -> li
     return [rank.exitcode for rank in ranks]
 
 
-def _run(environment: Mapping[str, str], arguments: Sequence[str], log: Path) -> None:
+def _run(
+    environment: Mapping[str, str], arguments: Sequence[str], log: Path, before: Callable[[int], None] | None
+) -> None:
+    if before is not None:
+        before(int(environment["RANK"]))
     importlib.import_module(_MAIN).run(environment, arguments, log)

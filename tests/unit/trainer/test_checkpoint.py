@@ -1,6 +1,7 @@
 """Checkpoints with a fake engine and a group of one: whole or absent, every damage found, and failures survived."""
 
 import json
+import os
 import shutil
 import threading
 from collections import namedtuple
@@ -150,6 +151,39 @@ def test_a_step_is_written_once(checkpoints):
     inode = path.stat().st_ino
     assert checkpoints.save_now(_FakeEngine(values=[0] * 4), TrainState(step=3)) == path
     assert path.stat().st_ino == inode
+
+
+def test_a_step_is_written_again_with_its_score(checkpoints):
+    path = _save(checkpoints, 3)
+    checkpoints.save(_FakeEngine(values=[5.0] * 4), TrainState(step=3), 0.7)
+    checkpoints.close()
+    assert json.loads((path / "state.json").read_text())["score"] == 0.7
+    assert (checkpoints.root / "best").read_text() == f"{path.name}\n"
+    assert not _leftovers(checkpoints.root)
+
+
+@pytest.mark.parametrize("renamed", [0, 1])
+def test_killed_while_a_step_is_replaced_one_whole_checkpoint_is_left(checkpoints, stored, monkeypatch, renamed):
+    path = _save(checkpoints, 3)
+    replace, calls = os.replace, []
+
+    def killed(source: Path, target: Path) -> None:
+        if len(calls) == renamed:
+            raise KeyboardInterrupt
+        calls.append(source)
+        replace(source, target)
+
+    checkpoints.save(_FakeEngine(values=[5.0] * 4), TrainState(step=3), 0.7)
+    monkeypatch.setattr("trainer.checkpoint.os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.finish()
+    monkeypatch.undo()
+    assert stored.find() == path
+    assert not _leftovers(checkpoints.root)
+
+
+def _leftovers(root: Path) -> list[str]:
+    return [path.name for path in root.iterdir() if path.name not in ("step-000003", "latest", "best")]
 
 
 def test_training_goes_on_while_a_checkpoint_is_written_and_it_counts_only_when_it_is_whole(

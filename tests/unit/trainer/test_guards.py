@@ -170,7 +170,7 @@ def test_answers_that_find_no_memory_say_what_to_do(monkeypatch):
 
     monkeypatch.setattr(validation_answers, "_whole", full)
     with pytest.raises(OutOfMemory, match=r"at the answers of validation; lower validation\.max_new_tokens, or set"):
-        validation_answers.answer_scores([], None, None, None, print)
+        validation_answers.answer_scores([], None, None, None, print, None)
 
 
 def test_other_errors_come_through_as_they_are():

@@ -44,6 +44,13 @@ class _Alone:
         return list(values)
 
 
+class _Unasked:
+    """Stands for `StopCheck` where nobody asks for a stop."""
+
+    def together(self):
+        return None
+
+
 def test_a_pack_without_tiles_counts_in_the_second_part_alone(monkeypatch):
     packs = [SimpleNamespace(tiles=2.0, labels=3.0), SimpleNamespace(tiles=0.0, labels=5.0)]
     for pack in packs:
@@ -62,6 +69,6 @@ def test_a_pack_without_tiles_counts_in_the_second_part_alone(monkeypatch):
         ),
     )
     held = HeldOut(source=SimpleNamespace(name="unseen"), stream=None, packs=2)
-    values = held_out_losses([held], stage, stage.model, _Alone(), torch.device("cpu"), lambda text: None)
+    values = held_out_losses([held], stage, stage.model, _Alone(), torch.device("cpu"), lambda text: None, _Unasked())
     assert values["validation/features"] == 2.0
     assert values["validation/loss"] == pytest.approx(4.0 / 2 + 2.0 / 8)
