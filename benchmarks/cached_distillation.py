@@ -42,8 +42,8 @@ from trainer.stages.base import Preparation
 from trainer.targets.make import make_codebook, make_targets
 
 ROOT = Path(__file__).resolve().parents[1]
-TEACHER = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536, "num_hidden_layers": 8}
-STUDENT = {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 512, "num_hidden_layers": 4}
+TEACHER = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "num_hidden_layers": 8}
+STUDENT = {"hidden_size": 256, "num_attention_heads": 8, "intermediate_size": 1024, "num_hidden_layers": 4}
 KEPT = (8, 32, 0)
 FRAMES, TILES = 16, 48
 
