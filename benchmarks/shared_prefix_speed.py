@@ -25,7 +25,7 @@ from data_shards.atomic import write_json
 from data_shards.chat import TokenSegments
 from data_shards.collate import Batch, to_tensors
 from data_shards.mixture import MixtureEntry, PackLimits, SizeTable
-from data_shards.pack import PartMeta, build_pack
+from data_shards.pack import PackPart, PartMeta, build_pack
 from data_shards.plan import PackStream
 from models.attention import pack_layout
 from models.packed_vlm import PackedVLM
@@ -126,14 +126,12 @@ def batches(tables: Sequence[SizeTable], questions_per_visit: int) -> list[Batch
     stream = PackStream([MixtureEntry(sizes=table) for table in tables], LIMITS, questions_per_visit, 0)
     made = []
     for i in range(stream.packs_an_epoch()):
-        parts = [tokens_of(tables, v.dataset, v.sample, v.questions) for v in stream.pack(i).visits]
+        parts = [drawn_part(tables, v.dataset, v.sample, v.questions) for v in stream.pack(i).visits]
         made.append(to_tensors(build_pack(parts)))
     return made
 
 
-def tokens_of(
-    tables: Sequence[SizeTable], dataset: int, sample: int, questions: Sequence[int]
-) -> tuple[TokenSegments, np.ndarray, PartMeta]:
+def drawn_part(tables: Sequence[SizeTable], dataset: int, sample: int, questions: Sequence[int]) -> PackPart:
     """Tokens and tiles drawn from the numbers of dataset, sample and question; half of each segment is learnt."""
     size = tables[dataset][sample]
     words = np.random.default_rng([dataset, sample]).integers(3, IMAGE_TOKEN, size.prefix_tokens)
@@ -144,7 +142,8 @@ def tokens_of(
     spans = tuple(((len(segment) // 2, len(segment)),) for segment in segments)
     tiles = np.random.default_rng([dataset, sample, 0, 0]).integers(0, 256, (size.tiles, SIDE, SIDE, 3), np.uint8)
     meta = PartMeta(key=f"{dataset}_{sample}", dataset=str(dataset), question_ids=tuple(questions))
-    return TokenSegments(prefix=words, segments=segments, label_spans=spans), tiles, meta
+    tokens = TokenSegments(prefix=words, segments=segments, label_spans=spans)
+    return PackPart(tokens=tokens, tiles=tiles, meta=meta)
 
 
 def packs_loss(model: PackedVLM, tables: Sequence[SizeTable], questions_per_visit: int) -> float:
@@ -174,7 +173,7 @@ def padded_loss(model: InternVLForConditionalGeneration, tables: Sequence[SizeTa
     total = 0.0
     for start in range(0, len(refs), PADDED_ROWS):
         rows = [refs[i] for i in order[start : start + PADDED_ROWS]]
-        parts = [tokens_of(tables, d, s, (q,)) for d, s, q in rows]
+        parts = [drawn_part(tables, d, s, (q,)) for d, s, q in rows]
         ids = [torch.from_numpy(np.concatenate([t.prefix, t.segments[0]])) for t, _, _ in parts]
         padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
         labels = torch.full_like(padded, -100)

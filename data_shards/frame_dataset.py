@@ -16,7 +16,7 @@ from data_shards.coords import read_tags
 from data_shards.decode import ImageError
 from data_shards.entries import SampleEntry
 from data_shards.index import DatasetIndex
-from data_shards.pack import LossWeight, Pack, PartMeta, build_pack, filler_pack
+from data_shards.pack import LossWeight, Pack, PackPart, PartMeta, build_pack, filler_pack
 from data_shards.plan import PackPlan, Visit
 from data_shards.quarantine import BadRecord
 from data_shards.read import BadSample, read_frame, unknown_members
@@ -95,8 +95,8 @@ class FrameDataset(Dataset):
             source = self.sources[visit.dataset]
             try:
                 part = self._part(source, visit, room)
-                targets += self._targets(source, visit, len(part[1]))
-                room.keep(len(part[1]))
+                targets += self._targets(source, visit, len(part.tiles))
+                room.keep(len(part.tiles))
                 parts.append(part)
             except BadSample as error:
                 bad.append(BadRecord.of(error, source.name))
@@ -122,7 +122,7 @@ class FrameDataset(Dataset):
             except OSError:
                 return  # each frame of it says so when it is read
 
-    def _pack(self, parts: list[tuple[TokenSegments, np.ndarray, PartMeta]], row: np.ndarray | None) -> Pack:
+    def _pack(self, parts: list[PackPart], row: np.ndarray | None) -> Pack:
         if not parts:
             token = self.text.tokenizer.get_vocab()[BEGIN] if self.text else None
             return filler_pack(self.layout.tile_size, token)
@@ -148,7 +148,7 @@ class FrameDataset(Dataset):
         num_tiles = sum(len(own.values) for own in targets)
         return Targets.of(TileTargets.joined(targets) if num_tiles else source.zeros(1))
 
-    def _part(self, source: FrameSource, visit: Visit, room: TileRoom) -> tuple[TokenSegments, np.ndarray, PartMeta]:
+    def _part(self, source: FrameSource, visit: Visit, room: TileRoom) -> PackPart:
         entry = source.index.samples[visit.sample]
         unknown = unknown_members(entry)
         if unknown:
@@ -170,7 +170,7 @@ class FrameDataset(Dataset):
             kinds=tuple(question.kind for question in asked),
             unparsed_tags=sum(map(_unparsed_tags, asked)),
         )
-        return tokens, tiles, meta
+        return PackPart(tokens=tokens, tiles=tiles, meta=meta)
 
     def _tokens(self, frame: RawFrame, tiles_per_image: list[int], questions: tuple[int, ...]) -> TokenSegments:
         if self.text is None:

@@ -41,6 +41,21 @@ class PartMeta:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class PackPart:
+    """One frame of a pack.
+
+    Attributes:
+        tokens: of its prefix and of the questions asked.
+        tiles: uint8 [T_i, S, S, 3]; a frame without images has T_i = 0.
+        meta: where it comes from.
+    """
+
+    tokens: TokenSegments
+    tiles: np.ndarray
+    meta: PartMeta
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Pack:
     """One micro batch: N tokens, M label tokens, T tiles, G groups, Q questions.
 
@@ -82,7 +97,7 @@ class Pack:
 
 
 def build_pack(
-    parts: Sequence[tuple[TokenSegments, np.ndarray, PartMeta]],
+    parts: Sequence[PackPart],
     *,
     loss_weight: LossWeight = "token",
     coordinate_weight: float = 1.0,
@@ -91,30 +106,31 @@ def build_pack(
     """Join frames to one pack.
 
     Args:
-        parts: tokens, tiles [T_i, S, S, 3] and origin of each frame.
+        parts: the frames, whose groups stand in this order.
         loss_weight: `token` 1, `sample` 1/n, `square` 1/sqrt(n) for a question with n label tokens.
         coordinate_weight: factor on top of that for tokens that write a point.
-        tiles: those of all parts in a row, where they lie so already; they are not copied.
+        tiles: those of all parts in a row [T, S, S, 3], where they lie so already; they are not copied.
 
     Raises:
         PackError: no part, an unknown loss weight, tiles of several sizes.
     """
     if loss_weight not in LOSS_WEIGHTS:
         raise PackError(f"loss_weight: got {loss_weight!r}, expected one of {', '.join(LOSS_WEIGHTS)}")
-    if not parts or len({tiles.shape[1:] for _, tiles, _ in parts}) > 1:
-        raise PackError(f"pack: got tiles {[tiles.shape for _, tiles, _ in parts]}, expected frames with equal tiles")
-    segments = [segment for tokens, _, _ in parts for segment in tokens.segments]
-    input_ids, position_ids, segment_ids, ends = _sequence([tokens for tokens, _, _ in parts])
-    labelled, question_of = _labelled([tokens for tokens, _, _ in parts])
-    counts = np.bincount(question_of, minlength=max(len(segments), 1))
+    if not parts or len({part.tiles.shape[1:] for part in parts}) > 1:
+        raise PackError(f"pack: got tiles {[part.tiles.shape for part in parts]}, expected frames with equal tiles")
+    frames, metas = [part.tokens for part in parts], [part.meta for part in parts]
+    num_segments = sum(len(tokens.segments) for tokens in frames)
+    input_ids, position_ids, segment_ids, ends = _sequence(frames)
+    labelled, question_of = _labelled(frames)
+    counts = np.bincount(question_of, minlength=max(num_segments, 1))
     weights = counts[question_of] ** -LOSS_WEIGHTS[loss_weight]
     if coordinate_weight != 1.0:
-        weights = weights * np.where(_writes_point([tokens for tokens, _, _ in parts])[labelled], coordinate_weight, 1)
+        weights = weights * np.where(_writes_point(frames)[labelled], coordinate_weight, 1)
     labels = np.full(len(input_ids), IGNORED, np.int64)
     labels[labelled] = input_ids[labelled]
     if tiles is None:
-        tiles = np.concatenate([tiles for _, tiles, _ in parts])
-    assert len(tiles) == sum(len(own) for _, own, _ in parts), len(tiles)
+        tiles = np.concatenate([part.tiles for part in parts])
+    assert len(tiles) == sum(len(part.tiles) for part in parts), len(tiles)
     dummy_tile = len(tiles) == 0
     if dummy_tile:
         tiles = np.zeros((1, *tiles.shape[1:]), np.uint8)
@@ -130,12 +146,12 @@ def build_pack(
         label_targets=input_ids[labelled],
         label_weights=weights.astype(np.float32),
         label_questions=question_of.astype(np.int32),
-        keys=tuple(meta.key for _, _, meta in parts),
-        frame_tiles=tuple((meta.dataset, len(own)) for _, own, meta in parts),
-        question_refs=tuple((meta.key, q) for _, _, meta in parts for q in meta.question_ids),
-        kinds=tuple(kind for _, _, meta in parts for kind in meta.kinds),
-        datasets=tuple(meta.dataset for _, _, meta in parts for _ in meta.question_ids),
-        unparsed_tags=sum(meta.unparsed_tags for _, _, meta in parts),
+        keys=tuple(meta.key for meta in metas),
+        frame_tiles=tuple((part.meta.dataset, len(part.tiles)) for part in parts),
+        question_refs=tuple((meta.key, q) for meta in metas for q in meta.question_ids),
+        kinds=tuple(kind for meta in metas for kind in meta.kinds),
+        datasets=tuple(meta.dataset for meta in metas for _ in meta.question_ids),
+        unparsed_tags=sum(meta.unparsed_tags for meta in metas),
     )
 
 
@@ -149,7 +165,8 @@ def filler_pack(tile_size: int, token: int | None) -> Pack:
     prefix = np.array([] if token is None else [token], np.int32)
     tokens = TokenSegments(prefix=prefix, segments=(), label_spans=())
     tiles = np.zeros((0, tile_size, tile_size, 3), np.uint8)
-    return replace(build_pack([(tokens, tiles, PartMeta(key="", dataset=""))]), keys=(), frame_tiles=())
+    part = PackPart(tokens=tokens, tiles=tiles, meta=PartMeta(key="", dataset=""))
+    return replace(build_pack([part]), keys=(), frame_tiles=())
 
 
 def _sequence(frames: Sequence[TokenSegments]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:

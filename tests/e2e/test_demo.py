@@ -10,7 +10,7 @@ from data_shards.chat import internlm2_chat, tokenize_frame
 from data_shards.collate import to_tensors
 from data_shards.decode import decode_jpeg
 from data_shards.index import load_index
-from data_shards.pack import PartMeta, build_pack
+from data_shards.pack import PackPart, PartMeta, build_pack
 from data_shards.read import read_frame
 from data_shards.tiling import tile_images
 from models.attention import pack_layout
@@ -81,7 +81,7 @@ def test_the_export_gives_the_trainers_logits_in_stock_transformers(run_dir, sum
         for question in range(0, len(frame.questions), len(frame.questions) // 3):
             tokens = tokenize_frame(frame, [16] * 6, tokenizer, internlm2_chat(system=settings.system), [question])
             meta = PartMeta(key=frame.key, dataset="val", question_ids=(question,), kinds=("perception",))
-            batch = to_tensors(build_pack([(tokens, tiles, meta)]))
+            batch = to_tensors(build_pack([PackPart(tokens=tokens, tiles=tiles, meta=meta)]))
             pixels = normalise_tiles(batch.tiles)
             with torch.no_grad():
                 layout = pack_layout(batch.groups, batch.segment_ids)

@@ -11,7 +11,7 @@ from data_shards.chat import internlm2_chat, tokenize_frame
 from data_shards.collate import to_tensors
 from data_shards.decode import decode_jpeg
 from data_shards.index import load_index
-from data_shards.pack import PartMeta, build_pack
+from data_shards.pack import PackPart, PartMeta, build_pack
 from data_shards.read import read_frame
 from data_shards.tiling import tile_images
 from models.attention import pack_layout
@@ -97,7 +97,7 @@ def test_the_tuned_model_answers_otherwise_when_the_views_are_black(work):
     tiles = tile_images([decode_jpeg(image) for image in frame.images.values()], settings.view)
     tokens = tokenize_frame(frame, [16] * 6, tokenizer, internlm2_chat(system=settings.system), [0])
     meta = PartMeta(key=frame.key, dataset="asked", question_ids=(0,), kinds=("perception",))
-    batch = to_tensors(build_pack([(tokens, tiles, meta)]))
+    batch = to_tensors(build_pack([PackPart(tokens=tokens, tiles=tiles, meta=meta)]))
     layout = pack_layout(batch.groups, batch.segment_ids)
     with torch.no_grad():
         seen, black = (

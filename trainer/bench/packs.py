@@ -14,7 +14,7 @@ from data_shards.chat import TokenSegments
 from data_shards.collate import Batch, Targets, to_tensors
 from data_shards.cost import CostModel
 from data_shards.mixture import MixtureEntry, PackLimits, SizeTable
-from data_shards.pack import PartMeta, build_pack
+from data_shards.pack import PackPart, PartMeta, build_pack
 from data_shards.plan import PackPlan, PackStream, SectionPlan
 
 DATASET = "random"
@@ -129,7 +129,7 @@ def _with_targets(batch: Batch, settings: PackSettings, rng: np.random.Generator
 
 def _parts(
     pack: PackPlan, lengths: Sequence[SizeTable], settings: PackSettings, rng: np.random.Generator
-) -> Iterator[tuple[TokenSegments, np.ndarray, PartMeta]]:
+) -> Iterator[PackPart]:
     sizes = [lengths[visit.dataset][visit.sample] for visit in pack.visits]
     asked = [[size.question_tokens[q] for q in visit.questions] for size, visit in zip(sizes, pack.visits, strict=True)]
     longest = max((size.prefix_tokens + max(own, default=0) for size, own in zip(sizes, asked, strict=True)), default=0)
@@ -143,16 +143,10 @@ def _parts(
         )
         tiles = rng.integers(0, 256, (size.tiles, settings.tile_size, settings.tile_size, 3), dtype=np.uint8)
         kinds = ("perception",) * len(visit.questions)
-        yield (
-            tokens,
-            tiles,
-            PartMeta(
-                key=f"sample{visit.dataset}_{visit.sample}",
-                dataset=DATASET,
-                question_ids=visit.questions,
-                kinds=kinds,
-            ),
+        meta = PartMeta(
+            key=f"sample{visit.dataset}_{visit.sample}", dataset=DATASET, question_ids=visit.questions, kinds=kinds
         )
+        yield PackPart(tokens=tokens, tiles=tiles, meta=meta)
 
 
 def _prefix(length: int, tiles: int, settings: PackSettings, rng: np.random.Generator) -> np.ndarray:

@@ -15,7 +15,7 @@ from data_shards.chat import STOP, ChatTemplate, TokenSegments, tokenize_prompts
 from data_shards.collate import to_tensors
 from data_shards.coords import drivelm_text
 from data_shards.decode import ImageError, decode_jpeg
-from data_shards.pack import PartMeta, build_pack
+from data_shards.pack import PackPart, PartMeta, build_pack
 from data_shards.schema import CAMERAS, RawFrame
 from data_shards.tiling import tile_images, tile_jpegs
 from data_shards.view_layout import LayoutError, ViewLayout, tiles_per_image
@@ -225,7 +225,10 @@ def _answer_batch(
     max_new_tokens: int,
     choose: Choose,
 ) -> list[list[int]]:
-    parts = [(unit.tokens, unit.tiles, PartMeta(key=frames[unit.frame].key, dataset="")) for unit in batch]
+    parts = [
+        PackPart(tokens=unit.tokens, tiles=unit.tiles, meta=PartMeta(key=frames[unit.frame].key, dataset=""))
+        for unit in batch
+    ]
     pack = to_tensors(build_pack(parts))
     device = model.device
     return greedy_answers(

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from data_shards.chat import ChatTemplate, encode, tokenize_frame
 from data_shards.collate import Batch, to_tensors
-from data_shards.pack import PartMeta, build_pack
+from data_shards.pack import PackPart, PartMeta, build_pack
 from data_shards.schema import CAMERAS, RawFrame
 from data_shards.sources.multiple_choice import LETTERS
 from data_shards.sources.synthetic.describe import scene_cells
@@ -101,7 +101,7 @@ def worded_pack(
         tokens_per_image = [GRID * GRID] * len(worded.frame.images)
         tokens = tokenize_frame(worded.frame, tokens_per_image, tokenizer, template, chosen)
         meta = PartMeta(key="words", dataset="words", question_ids=tuple(chosen), kinds=("words",) * len(chosen))
-        parts.append((tokens, np.zeros((0, 1, 1, 3), np.uint8), meta))
+        parts.append(PackPart(tokens=tokens, tiles=np.zeros((0, 1, 1, 3), np.uint8), meta=meta))
     bags = [encode(tokenizer, "".join(f" {word}" for word in cell)) for worded in frames for cell in worded.words]
     return WordedPack(
         batch=to_tensors(build_pack(parts, loss_weight="square")),

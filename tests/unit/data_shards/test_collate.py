@@ -6,7 +6,7 @@ import torch
 
 from data_shards.chat import TokenSegments
 from data_shards.collate import StepCounts, Targets, step_counts, to_tensors
-from data_shards.pack import PartMeta, build_pack, filler_pack
+from data_shards.pack import PackPart, PartMeta, build_pack, filler_pack
 from data_shards.quarantine import BadRecord
 
 
@@ -23,7 +23,7 @@ def part(key, num_segments, num_tiles):
         kinds=("general",) * num_segments,
         unparsed_tags=1,
     )
-    return tokens, np.full((num_tiles, 2, 2, 3), 7, np.uint8), meta
+    return PackPart(tokens=tokens, tiles=np.full((num_tiles, 2, 2, 3), 7, np.uint8), meta=meta)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_shards.chat import TokenSegments
-from data_shards.pack import IGNORED, PackError, PartMeta, build_pack, filler_pack
+from data_shards.pack import IGNORED, PackError, PackPart, PartMeta, build_pack, filler_pack
 
 SIDE = 4
 
@@ -23,7 +23,8 @@ def part(rng, prefix, lengths, tiles, key="k", dataset="d"):
         question_ids=tuple(range(3, 3 + len(lengths))),
         kinds=tuple("planning" if i % 2 else "general" for i in range(len(lengths))),
     )
-    return tokens, rng.integers(0, 256, size=(tiles, SIDE, SIDE, 3), dtype=np.uint8), meta
+    drawn = rng.integers(0, 256, size=(tiles, SIDE, SIDE, 3), dtype=np.uint8)
+    return PackPart(tokens=tokens, tiles=drawn, meta=meta)
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def parts():
 def brute_force(parts):
     """Every token of a pack as a record, written one by one."""
     rows = []
-    for group, (tokens, _, _) in enumerate(parts):
+    for group, tokens in enumerate(part.tokens for part in parts):
         for place, token in enumerate(tokens.prefix):
             rows.append({"id": token, "group": group, "segment": 0, "position": place, "question": None})
         for number, segment in enumerate(tokens.segments):
@@ -88,7 +89,7 @@ def test_what_a_question_sees_is_its_own_conversation(parts):
     pack = build_pack(parts)
     mask = mask_of(pack)
     at = 0
-    for tokens, _, _ in parts:
+    for tokens in (part.tokens for part in parts):
         at += len(tokens.prefix)
         for segment in tokens.segments:
             at += len(segment)
@@ -109,7 +110,7 @@ def test_each_label_is_predicted_by_the_token_before_it_in_its_segment(parts):
 def test_label_questions_name_key_number_kind_and_dataset(parts):
     pack, rows = build_pack(parts), brute_force(parts)
     questions = [row["question"] for row in rows if row["question"]]
-    order = [(g, n) for g, (tokens, _, _) in enumerate(parts) for n in range(len(tokens.segments))]
+    order = [(g, n) for g, one in enumerate(parts) for n in range(len(one.tokens.segments))]
     assert [order[i] for i in pack.label_questions] == questions
     assert pack.question_refs == (("a", 3), ("a", 4), ("a", 5), ("b", 3), ("c", 3), ("c", 4))
     assert pack.kinds == ("general", "planning", "general", "general", "general", "planning")
@@ -136,7 +137,7 @@ def test_tokens_that_write_a_point_weigh_the_factor_more_and_no_others(parts):
         (),
     ]  # of the segments of each part; none were looked for in the last
     parts = [
-        (replace(t, point_spans=spans), tiles, meta) for (t, tiles, meta), spans in zip(parts, points, strict=True)
+        replace(one, tokens=replace(one.tokens, point_spans=spans)) for one, spans in zip(parts, points, strict=True)
     ]
     plain, heavy = (build_pack(parts, loss_weight="square", coordinate_weight=w) for w in (1.0, 3.0))
     begins = {(0, 0): 5, (0, 1): 9, (1, 0): 19}  # part and segment, to the place of its first token in the pack
@@ -155,7 +156,7 @@ def test_tokens_that_write_a_point_weigh_the_factor_more_and_no_others(parts):
 
 def test_tiles_stand_in_the_order_of_the_frames(parts):
     pack = build_pack(parts)
-    assert (pack.tiles == np.concatenate([parts[0][1], parts[2][1]])).all()
+    assert (pack.tiles == np.concatenate([parts[0].tiles, parts[2].tiles])).all()
     assert not pack.dummy_tile
 
 
@@ -179,7 +180,7 @@ def test_dtypes_are_those_promised(parts):
 def test_a_pack_of_images_alone_has_no_tokens():
     empty = TokenSegments(prefix=np.zeros(0, np.int32), segments=(), label_spans=())
     tiles = np.ones((2, SIDE, SIDE, 3), np.uint8)
-    pack = build_pack([(empty, tiles, PartMeta(key=key, dataset="d")) for key in "ab"])
+    pack = build_pack([PackPart(tokens=empty, tiles=tiles, meta=PartMeta(key=key, dataset="d")) for key in "ab"])
     assert (len(pack.input_ids), len(pack.label_targets), len(pack.tiles)) == (0, 0, 4)
     assert pack.keys == ("a", "b")
 
@@ -190,11 +191,11 @@ def test_packs_that_cannot_be_built_are_refused(parts):
     with pytest.raises(PackError, match="expected frames with equal tiles"):
         build_pack([])
     with pytest.raises(PackError, match="expected frames with equal tiles"):
-        build_pack([*parts, (parts[0][0], np.zeros((1, 8, 8, 3), np.uint8), parts[0][2])])
+        build_pack([*parts, replace(parts[0], tiles=np.zeros((1, 8, 8, 3), np.uint8))])
 
 
 def test_tiles_that_lie_in_a_row_are_not_copied(parts):
-    row = np.concatenate([tiles for _, tiles, _ in parts])
+    row = np.concatenate([one.tiles for one in parts])
     pack = build_pack(parts, tiles=row)
     assert pack.tiles is row
     np.testing.assert_array_equal(pack.tiles, build_pack(parts).tiles)
