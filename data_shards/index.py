@@ -99,7 +99,7 @@ def shard_info(tar: Path) -> ShardInfo:
     Raises:
         ShardError: as `read_index`.
     """
-    index = read_shard_index(tar)
+    index = read_index(tar)
     questions = int(index.table.num_questions.sum())
     return ShardInfo(
         name=tar.name,
@@ -117,22 +117,13 @@ def write_index(tar: Path, entries: Sequence[SampleEntry], *, left_out: Sequence
     return path
 
 
-def read_index(tar: Path) -> ShardTable:
-    """The frames of a shard, from its index.
+def read_index(tar: Path) -> ShardIndex:
+    """A shard's index.
 
     The tar itself is not looked at: damage is found frame by frame when it is read.
 
     Raises:
         ShardError: the index does not parse, was altered, is of another version or of another shard.
-    """
-    return read_shard_index(tar).table
-
-
-def read_shard_index(tar: Path) -> ShardIndex:
-    """A shard's index file as a whole.
-
-    Raises:
-        ShardError: as `read_index`.
     """
     path = index_path(tar)
     try:
@@ -148,7 +139,7 @@ def shard_is_whole(tar: Path, num_frames: int) -> bool:
     if not tar.is_file() or not index_path(tar).is_file():
         return False
     try:
-        index = read_shard_index(tar)
+        index = read_index(tar)
     except ShardError:
         return False
     return index.num_bytes == tar.stat().st_size and len(index.table) + len(index.left_out) == num_frames
@@ -174,6 +165,18 @@ def check_unique(directory: Path, hashes: Sequence[np.ndarray], tables: Callable
     if doubtful:
         pairs = ((key, table.shard) for table in tables() for key in table.keys if hash(key) in doubtful)
         add_unique(directory, {}, pairs)
+
+
+def add_unique(directory: Path, first: dict[str, str], pairs: Iterable[tuple[str, str]]) -> None:
+    """Add keys with their shards to those that came first.
+
+    Raises:
+        ShardError: a key that is there already.
+    """
+    for key, shard in pairs:
+        if key in first:
+            raise ShardError(f"{directory / shard}: frame {key} is also in {first[key]}; keep one of the two")
+        first[key] = shard
 
 
 def _dump(tar: Path, entries: Sequence[SampleEntry], left_out: Sequence[LeftOut]) -> bytes:
@@ -207,7 +210,7 @@ def _parse(tar: Path, data: bytes) -> ShardIndex:
 def _read_or_make(tar: Path, listed: ShardInfo | None) -> ShardIndex:
     path = index_path(tar)
     if path.is_file() and not path.read_bytes()[:13].startswith(b'{"version":1,'):  # which had no checksum
-        index = read_shard_index(tar)
+        index = read_index(tar)
     else:
         data = _dump(tar, index_shard(tar), ())
         write_where_allowed(path, data)
@@ -221,19 +224,7 @@ def _read_or_make(tar: Path, listed: ShardInfo | None) -> ShardIndex:
 
 
 def _read_again(part: ShardPart) -> ShardTable:
-    index = read_shard_index(part.tar)
+    index = read_index(part.tar)
     if index.sha256 != part.index_sha256:
         raise ShardError(f"{index_path(part.tar)}: the index was replaced while it was in use; start again")
     return index.table
-
-
-def add_unique(directory: Path, first: dict[str, str], pairs: Iterable[tuple[str, str]]) -> None:
-    """Add keys with their shards to those that came first.
-
-    Raises:
-        ShardError: a key that is there already.
-    """
-    for key, shard in pairs:
-        if key in first:
-            raise ShardError(f"{directory / shard}: frame {key} is also in {first[key]}; keep one of the two")
-        first[key] = shard

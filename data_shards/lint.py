@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from data_shards.dataset_file import ShardInfo, dataset_shards, read_dataset_file
 from data_shards.entries import MemberSpan, ShardError
-from data_shards.index import ShardIndex, index_path, read_shard_index
+from data_shards.index import ShardIndex, index_path, read_index
 from data_shards.scan import walk_members
 from data_shards.schema import image_name
 
@@ -39,7 +39,7 @@ def lint(directory: Path, *, verify: bool = False) -> list[str]:
             problems.append(f"{index_path(tar)}: missing; make it with `python -m data_shards index {directory}`")
             continue
         try:
-            index = read_shard_index(tar)
+            index = read_index(tar)
         except ShardError as error:
             problems.append(str(error))
             continue

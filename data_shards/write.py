@@ -15,7 +15,6 @@ from data_shards.index import (
     index_path,
     key_hashes,
     read_index,
-    read_shard_index,
     shard_info,
     write_index,
 )
@@ -65,7 +64,7 @@ def write_shards(
     kept = sorted(out_dir.glob("*.tar"))
     if any(tar.name >= shard_name(first_shard) for tar in kept):
         raise ShardError(f"{out_dir}: holds {kept[-1].name} already; name an empty directory or remove its shards")
-    seen = {key for tar in kept for key in read_index(tar).keys}
+    seen = {key for tar in kept for key in read_index(tar).table.keys}
     write_dataset_file(out_dir, DatasetInfo(source=source, licence=licence, complete=False))
     remaining, number = iter(frames), first_shard
     while chunk := list(islice(remaining, samples_per_shard)):
@@ -113,8 +112,8 @@ def finish_dataset(out_dir: Path, *, source: str, licence: str, build: dict[str,
     tars = sorted(out_dir.glob("*.tar"))
     if not tars:
         raise ShardError(f"{out_dir}: no frame to write; check the annotations, the scenes and the split asked for")
-    hashes = [key_hashes(read_index(tar)) for tar in tars]
-    check_unique(out_dir, hashes, lambda: map(read_index, tars))
+    hashes = [key_hashes(read_index(tar).table) for tar in tars]
+    check_unique(out_dir, hashes, lambda: (read_index(tar).table for tar in tars))
     shards = [shard_info(tar) for tar in tars]
     info = DatasetInfo(
         source=source,
@@ -133,7 +132,7 @@ def rows_left_out(out_dir: Path) -> list[LeftOut]:
     Raises:
         ShardError: an index that does not parse.
     """
-    return [item for tar in sorted(out_dir.glob("*.tar")) for item in read_shard_index(tar).left_out]
+    return [item for tar in sorted(out_dir.glob("*.tar")) for item in read_index(tar).left_out]
 
 
 def _samples(
