@@ -31,9 +31,10 @@ from torch.utils.data import DataLoader
 from data_shards.atomic import write_json
 from data_shards.decode import decode_picture, resize
 from data_shards.index import load_index
-from data_shards.loader import FrameSource, PackLoader, tile_stream
+from data_shards.loader import FrameSource, PackLoader
 from data_shards.read import read_frame
 from data_shards.schema import CAMERAS, RawFrame
+from data_shards.streams import tile_stream
 from data_shards.tiling import tile_jpegs
 from data_shards.view_layout import ViewLayout
 from data_shards.write import write_shards

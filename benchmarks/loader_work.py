@@ -24,11 +24,12 @@ from benchmarks.loader_speed import FRAMES_A_PACK, LAYOUT, TILES_A_FRAME, decode
 from data_shards.atomic import write_json
 from data_shards.frame_dataset import FrameDataset, SlottedBatch
 from data_shards.index import DatasetIndex, load_index
-from data_shards.loader import FrameSource, tile_stream
+from data_shards.loader import FrameSource
 from data_shards.loader_worker import start_worker
 from data_shards.plan import PackPlan
 from data_shards.read import read_frame
 from data_shards.slots import TileSlots
+from data_shards.streams import tile_stream
 
 MAX_TILES = TILES_A_FRAME * FRAMES_A_PACK
 

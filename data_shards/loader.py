@@ -12,16 +12,14 @@ from torch.utils.data import DataLoader
 
 from data_shards.collate import Batch
 from data_shards.frame_dataset import FrameDataset, FrameSource, SlottedBatch, TextSettings
-from data_shards.lengths import sample_sizes, shard_numbers, tile_sizes
 from data_shards.loader_worker import start_worker
-from data_shards.mixture import MixtureEntry, PackLimits
 from data_shards.plan import PackStream
 from data_shards.rank_order import RankOrder
 from data_shards.slots import TileSlots
 from data_shards.storage import Unreachable
 from data_shards.view_layout import ViewLayout
 
-__all__ = ["FrameSource", "LoaderError", "PackLoader", "TextSettings", "pack_stream", "tile_stream"]
+__all__ = ["FrameSource", "LoaderError", "PackLoader", "TextSettings"]
 
 _POLL_S = 1.0
 """Seconds after which a loader that waits for a batch looks whether its workers live."""
@@ -31,52 +29,6 @@ _Item = Batch | SlottedBatch | Unreachable
 
 class LoaderError(RuntimeError):
     """A worker process that died or hangs, or data that cannot be reached; the message says which and what to try."""
-
-
-def pack_stream(
-    sources: Sequence[FrameSource],
-    *,
-    text: TextSettings,
-    layout: ViewLayout,
-    limits: PackLimits,
-    questions_per_visit: int,
-    seed: int,
-) -> PackStream:
-    """The endless sequence of packs of a mixture; token lengths are counted where they are not known yet.
-
-    Raises:
-        BadSample, ChatError: as `sample_sizes`.
-        PlanError: as `plan_epoch`.
-    """
-    mixture = [
-        MixtureEntry(
-            sizes=sample_sizes(
-                source.index,
-                tokenizer=text.tokenizer,
-                template=text.template,
-                layout=layout,
-                tokens_per_tile=text.tokens_per_tile,
-            ),
-            weight=source.weight,
-            shards=shard_numbers(source.index),
-        )
-        for source in sources
-    ]
-    return PackStream(mixture, limits, questions_per_visit, seed)
-
-
-def tile_stream(sources: Sequence[FrameSource], *, layout: ViewLayout, max_tiles: int, seed: int) -> PackStream:
-    """The endless sequence of packs of images without questions, at most `max_tiles` tiles each, for distillation.
-
-    Raises:
-        BadSample: as `tile_sizes`.
-        PlanError: as `plan_epoch`.
-    """
-    mixture = [
-        MixtureEntry(sizes=tile_sizes(source.index, layout), weight=source.weight, shards=shard_numbers(source.index))
-        for source in sources
-    ]
-    return PackStream(mixture, PackLimits(max_tokens=1, max_tiles=max_tiles), 1, seed)
 
 
 class PackLoader:
@@ -106,7 +58,7 @@ class PackLoader:
         """Set up a loader; workers start with the first step.
 
         Args:
-            text: None for jobs on images only, with a stream from `tile_stream`.
+            text: None for jobs on images only, with a stream such as `streams.tile_stream` gives.
             start_position: where to begin; 0, or what `position` was.
             workers: processes; 0 makes the batches in the calling process.
             prefetch: batches each worker makes ahead, and no more.

@@ -5,10 +5,11 @@ from itertools import islice
 import torch
 
 from data_shards.chat import internlm2_chat
-from data_shards.loader import FrameSource, PackLoader, TextSettings, pack_stream
+from data_shards.loader import FrameSource, PackLoader, TextSettings
 from data_shards.mixture import PackLimits
 from data_shards.remote import CacheSettings, open_dataset
 from data_shards.retry import Retry
+from data_shards.streams import pack_stream
 from data_shards.view_layout import ViewLayout
 from tests.helpers.frames import camera_frames, write_dataset
 from tests.helpers.shaky_server import shaky_server

@@ -20,12 +20,13 @@ from data_shards.collate import step_counts
 from data_shards.frame_dataset import FrameDataset
 from data_shards.index import load_index
 from data_shards.lengths import sample_sizes
-from data_shards.loader import FrameSource, LoaderError, PackLoader, TextSettings, pack_stream, tile_stream
+from data_shards.loader import FrameSource, LoaderError, PackLoader, TextSettings
 from data_shards.mixture import PackLimits
 from data_shards.plan import PackPlan, Visit
 from data_shards.read import BadSample, read_frame
 from data_shards.schema import CAMERAS, Question, RawFrame
 from data_shards.storage import Unreachable
+from data_shards.streams import pack_stream, tile_stream
 from data_shards.tiling import tile_images
 from data_shards.view_layout import ViewLayout
 from data_shards.write import write_shards
