@@ -1,6 +1,6 @@
 """A stage, a DeepSpeed configuration and the memory of a card in; the estimate and the settings that fit out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from data_shards.mixture import PackLimits
@@ -15,10 +15,6 @@ _MODULES = ("vision", "language")
 _FACTORS = (2, 1.5, 1.25, 1, 0.75, 0.5, 0.375, 0.25, 0.125)
 """Tried on both limits of a pack, largest first."""
 
-
-Sized = Callable[[float], Footprint]
-"""The footprint with both limits times a factor."""
-
 _ANYTHING = PackLimits(max_tokens=1, max_tiles=1)
 
 
@@ -30,14 +26,8 @@ def memory_report(stage: Stage, zero: Zero, *, gpu_gib: float | None = None, lea
     Args:
         least: limits that the data need; smaller ones are not suggested.
     """
-    data = stage.recipe.data
-
-    def sized(factor: float) -> Footprint:
-        tokens, tiles = _limits(stage, factor)
-        return footprint(stage, max_tokens=tokens, max_tiles=tiles, divided=zero.stage == 3)
-
-    counts = as_in_recipe(stage)
-    memory = estimate(sized(1.0), zero, counts, gpu=gpu_gib is not None or zero.item == 2)
+    data, counts = stage.recipe.data, as_in_recipe(stage)
+    memory = estimate(_footprint(stage, zero), zero, counts, gpu=gpu_gib is not None or zero.item == 2)
     checkpointed = ", ".join(f"{name} {count}" for name, count in counts.items())
     title = (
         f"memory, estimated: packs of {data.max_tokens} tokens and {data.max_tiles} tiles, ZeRO-{zero.stage} on "
@@ -45,7 +35,7 @@ def memory_report(stage: Stage, zero: Zero, *, gpu_gib: float | None = None, lea
     )
     lines = [table(memory, title)]
     if gpu_gib is not None:
-        lines += _advice(stage, sized, zero, memory, gpu_gib, least)
+        lines += _advice(stage, zero, memory, gpu_gib, least)
     return "\n".join(lines)
 
 
@@ -54,30 +44,26 @@ def fewest_checkpointed(
 ) -> dict[str, int] | None:
     """Layers of each module that have to be checkpointed for a card, with the recipe's limits; None where all are too
     few. Modules that are not `free` keep the recipe's number."""
-    data = stage.recipe.data
-    size = footprint(stage, max_tokens=data.max_tokens, max_tiles=data.max_tiles, divided=zero.stage == 3)
     fixed = {name: count for name, count in as_in_recipe(stage).items() if name not in free}
-    return cheapest(size, zero, gpu_gib * GIB, fixed)
+    return cheapest(_footprint(stage, zero), zero, gpu_gib * GIB, fixed)
 
 
 def memory_of(stage: Stage, zero: Zero) -> Memory:
     """The estimate of the recipe's own settings on a GPU."""
-    data = stage.recipe.data
-    divided = zero.stage == 3
-    size = footprint(stage, max_tokens=data.max_tokens, max_tiles=data.max_tiles, divided=divided)
-    return estimate(size, zero, as_in_recipe(stage))
+    return estimate(_footprint(stage, zero), zero, as_in_recipe(stage))
 
 
-def _advice(stage: Stage, sized: Sized, zero: Zero, memory: Memory, gpu_gib: float, least: PackLimits) -> list[str]:
+def _advice(stage: Stage, zero: Zero, memory: Memory, gpu_gib: float, least: PackLimits) -> list[str]:
     room, spare = gpu_gib * GIB, gpu_gib - memory.peak / GIB
     verdict = f"fits, {spare:.1f} GiB to spare" if spare >= 0 else f"does not fit, {-spare:.1f} GiB too much"
     lines = [f"in {gpu_gib:g} GiB: {verdict}"]
-    here = cheapest(sized(1.0), zero, room)
+    here = cheapest(_footprint(stage, zero), zero, room)
     if here is not None:
         lines.append(f"fewest checkpointed layers that fit with these limits: {_setting(here)}")
     limits = {factor: _limits(stage, factor) for factor in _FACTORS}
     enough = [f for f in _FACTORS if limits[f][0] >= least.max_tokens and limits[f][1] >= least.max_tiles]
-    largest = next(((f, counts) for f in enough if (counts := cheapest(sized(f), zero, room)) is not None), None)
+    tried = ((factor, cheapest(_footprint(stage, zero, factor), zero, room)) for factor in enough)
+    largest = next(((factor, counts) for factor, counts in tried if counts is not None), None)
     if largest is None:
         lines.append(
             f"no limits fit that hold the largest frame with a question ({least.max_tokens} tokens, {least.max_tiles} "
@@ -89,6 +75,12 @@ def _advice(stage: Stage, sized: Sized, zero: Zero, memory: Memory, gpu_gib: flo
             f"largest limits tried that fit: data.max_tokens={tokens} data.max_tiles={tiles} {_setting(counts)}"
         )
     return lines
+
+
+def _footprint(stage: Stage, zero: Zero, factor: float = 1.0) -> Footprint:
+    """What the stage holds for packs of the recipe's limits, both times a factor."""
+    tokens, tiles = _limits(stage, factor)
+    return footprint(stage, max_tokens=tokens, max_tiles=tiles, divided=zero.stage == 3)
 
 
 def _limits(stage: Stage, factor: float) -> tuple[int, int]:
