@@ -66,10 +66,13 @@ def test_frames_far_from_each_other_are_read_one_by_one(apart):
 
 def test_no_more_is_fetched_ahead_than_may_wait():
     plans = packs(range(2 * PER_SHARD), per_pack=1)
-    for number, plan in enumerate(taken(plans, budget=5 * FRAME)):
-        for window in plan.windows:
-            assert len(window.spans) <= 6
-            assert window.spans[0].offset == span_of(0, number).offset
+    fetched = [
+        (number, window) for number, plan in enumerate(taken(plans, budget=5 * FRAME)) for window in plan.windows
+    ]
+    assert len(fetched) >= len(plans) // 6
+    for number, window in fetched:
+        assert len(window.spans) <= 6
+        assert window.spans[0].offset == span_of(0, number).offset
 
 
 def test_a_store_that_is_near_is_asked_frame_by_frame():

@@ -171,15 +171,18 @@ def test_in_the_path_follows_the_bend_of_the_road():
 
 
 def test_cells_name_an_object_where_its_centre_is():
+    compared = 0
     for seed in range(20):
         scene = make_scene(np.random.default_rng(seed))
         cells = scene_cells(scene, 4)
+        nearest = min(scene.objects, key=lambda item: item.distance, default=None)
         for entry in important_objects(seen_objects(scene))[:1]:
-            box = entry.box
-            column, row = int((box[0] + box[2]) / 2 // 400), int((box[1] + box[3]) / 2 // 225)
-            nearest = min(scene.objects, key=lambda item: item.distance)
-            words = cells[entry.camera][row * 4 + column].words
-            assert entry.item.colour in words or nearest is not entry.item
+            if entry.item is nearest:
+                box = entry.box
+                column, row = int((box[0] + box[2]) / 2 // 400), int((box[1] + box[3]) / 2 // 225)
+                assert entry.item.colour in cells[entry.camera][row * 4 + column].words
+                compared += 1
+    assert compared >= 5
 
 
 def test_general_questions_are_answered_by_the_picture():
@@ -306,10 +309,13 @@ def test_two_of_a_kind_are_counted_together_with_the_verb_in_the_plural():
 
 def test_what_the_ego_vehicle_should_do_is_the_same_in_every_answer(moments):
     actions = {"not moving": "should stop", "slowly": "should slow down", "normal": "should continue at the same speed"}
+    said = 0
     for scene in moments:
         speed = right_driving(scene, seen_objects(scene)).speed
         (notice,) = [q.answer for q in scene_questions(scene, np.random.default_rng(0)) if q.tags == (3,)]
+        said += notice.count("so the ego vehicle ")
         assert notice.count("so the ego vehicle ") == notice.count(actions[speed])
+    assert said >= len(moments) / 2
 
 
 def test_every_behaviour_is_also_a_wrong_option():
