@@ -12,7 +12,6 @@ import numpy as np
 WINDOW = 48
 """Turns looked at ahead of the order when a pack is filled: wide enough to fill, narrow enough to stay random."""
 
-
 LEAST_SHARE = 0.6
 """Part of its questions that a visit keeps at least when room is made for one more."""
 
@@ -39,14 +38,31 @@ class Runs:
 
 @dataclass(kw_only=True)
 class _OpenPack:
+    """The pack that is being filled.
+
+    Attributes:
+        tokens_left, tiles_left: room.
+        visits: [run, first question, the one behind the last], each changed in place while the pack is open.
+        members: runs that it visits.
+    """
+
     tokens_left: int
     tiles_left: int
-    visits: list[list[int]] = field(default_factory=list)  # [run, first question, last question + 1]
+    visits: list[list[int]] = field(default_factory=list)
     members: set[int] = field(default_factory=set)
 
 
 class Filler:
-    """Fills packs one after the other; each starts with the oldest waiting turn, so none waits for ever."""
+    """Fills packs one after the other; each starts with the oldest waiting turn, so none waits for ever.
+
+    Attributes:
+        target, most: questions of a visit, as wanted and at most.
+        next, end: of each run, its first question not yet asked and the one behind its last.
+        turns: of each run, visits that are still to come; 0 once all is asked.
+        waiting: runs of the turns in the order given.
+        late: (number of packs after which, run) of turns added for questions that were cut off.
+        window: runs of the turns that are looked at for the pack at hand.
+    """
 
     def __init__(self, runs: Runs, *, max_tokens: int, max_tiles: int, questions_per_visit: int) -> None:
         self.max_tokens, self.max_tiles = max_tokens, max_tiles

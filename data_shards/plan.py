@@ -58,19 +58,29 @@ class SectionPlan:
         rows: np.ndarray,
         questions: np.ndarray,
         visits: np.ndarray,
-        first: np.ndarray,
+        spans: np.ndarray,
         costs: np.ndarray,
         shown: np.ndarray,
     ) -> None:
-        self._visits, self._first, self.costs, self.shown = visits, first, costs, shown
+        """Keep the tables of a plan of R runs with Q questions, shown in V visits by P packs.
+
+        Args:
+            flat: the mixture.
+            rows: int [R], the row of `flat` that each run shows.
+            questions: int [Q], place in its frame of each question, run by run in the order asked.
+            visits: int [V, 3], run, first question and the one behind the last, as places in `questions`.
+            spans: int [P, 2], first visit of each pack and the one behind its last.
+            costs, shown: see the class.
+        """
+        self._visits, self._spans, self.costs, self.shown = visits, spans, costs, shown
         self.samples = np.bincount(flat.dataset[rows], minlength=len(shown))
         self._dataset, self._sample, self._questions = flat.dataset[rows], flat.sample[rows], questions
 
     def __len__(self) -> int:
-        return len(self._first)
+        return len(self._spans)
 
     def __getitem__(self, i: int) -> PackPlan:
-        begin, end = self._first[i]
+        begin, end = self._spans[i]
         return PackPlan(
             visits=tuple(
                 Visit(
@@ -215,6 +225,7 @@ def _plan_section(
     rng: np.random.Generator,
     num_datasets: int,
 ) -> SectionPlan:
+    """Packs of one section, in balanced order; each of its rows, int [R], is a run of all its questions."""
     counts = np.diff(flat.first)[rows]
     first = np.concatenate([[0], np.cumsum(counts)])
     run_of = np.repeat(np.arange(len(rows)), counts)
@@ -240,7 +251,12 @@ def _plan_section(
 def _shown(
     flat: FlatMixture, rows: np.ndarray, cumulative: np.ndarray, visits: np.ndarray, num_datasets: int
 ) -> np.ndarray:
-    """What visits show of each dataset, [D]: tokens, or tiles where there are none."""
+    """What visits show of each dataset, [D]: tokens, or tiles where there are none.
+
+    Args:
+        rows, visits: as in `SectionPlan`.
+        cumulative: int64 [Q + 1], tokens of all questions before each.
+    """
     run, first, last = visits.T
     row = rows[run]
     each = flat.prefix[row] + cumulative[last] - cumulative[first] if len(flat.tokens) else flat.tiles[row]
@@ -248,7 +264,13 @@ def _shown(
 
 
 def _pack_costs(runs: Runs, tokens: np.ndarray, visits: np.ndarray, ends: np.ndarray, cost: CostModel) -> np.ndarray:
-    """Cost of each pack, the sum of its visits' costs."""
+    """Cost of each pack [P], the sum of its visits' costs.
+
+    Args:
+        tokens: int64 [Q], of each question in the order asked.
+        visits: int [V, 3], as in `SectionPlan`, pack by pack.
+        ends: int [P + 1], visits of all packs before each.
+    """
     run, first, last = visits.T
     squares = np.concatenate([[0], np.cumsum(tokens**2)])
     each = cost.visits(

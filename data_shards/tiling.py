@@ -91,6 +91,7 @@ def _tile(
     names: Sequence[str] | None,
     allocate: Allocate | None = None,
 ) -> tuple[np.ndarray, list[int]]:
+    """Tiles of the images of these sizes (width, height), and the tiles of each; a canvas is stitched first."""
     if layout.is_canvas(len(sizes)):
         canvas_size = layout.canvas_size()
         canvas = Picture(pixels=_stitch(load, layout), extent=canvas_size)
@@ -113,6 +114,7 @@ def _tile(
 
 
 def _stitch(load: _Load, layout: ViewLayout) -> np.ndarray:
+    """The canvas of the six cameras, uint8 [2 S, 6 S, 3]."""
     width, height = 2 * layout.tile_size, layout.tile_size
     canvas = np.empty((_CANVAS_ROWS * height, _CANVAS_COLUMNS * width, 3), dtype=np.uint8)
     for i, camera in enumerate(CAMERAS):

@@ -53,8 +53,8 @@ def default_fractions(stream: PackStream, is_general: Sequence[bool]) -> list[fl
     if general.all() or not general.any():
         return None
     tokens = stream.typical() * np.maximum(stream.num_samples, 1)
-    shares = np.where(general, GENERAL_SHARE, 1 - GENERAL_SHARE)
-    return (shares * tokens / np.where(general, tokens[general].sum(), tokens[~general].sum())).tolist()
+    of_kind = np.where(general, GENERAL_SHARE, 1 - GENERAL_SHARE)
+    return (of_kind * tokens / np.where(general, tokens[general].sum(), tokens[~general].sum())).tolist()
 
 
 def shares(stream: PackStream) -> list[float]:

@@ -71,7 +71,7 @@ class AnswerHead(nn.Module):
             label_positions: int64 [M], the tokens whose successors are predicted.
             dummy_tile: the pack has no image; its one tile counts zero times.
             head_chunks: see `models.label_loss`.
-            image_positions: as for `models.vlm.PackedVLM`.
+            image_positions: as for `models.packed_vlm.PackedVLM`.
 
         Raises:
             ValueError: the tiles' tokens and the pack's image tokens differ in number.

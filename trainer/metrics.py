@@ -24,6 +24,8 @@ class MetricWindow:
         steps: number of each step that was applied.
         losses: of each such step the sum of this rank, already divided by the step's global weight.
         flops: of each step, applied or not.
+        counts: sums over all steps; names of `_COUNTS`.
+        seconds, data_wait: that the steps took, and that they waited for their batches.
         quarantined, skipped: samples left out and steps not applied since the run began, the same on all ranks.
     """
 
@@ -120,8 +122,15 @@ class WindowMeans:
     """A window over all ranks: losses of its steps, exact means, counts, seconds of the slowest rank.
 
     Attributes:
+        steps, losses: number of each applied step, and its mean loss.
+        means: of each metric that there was.
+        counts: sums over ranks and steps; names of `_COUNTS`.
         grad_norms: of the last step, by module; of those that are trained, and nothing where gradients are on the host.
         own_work: seconds of each rank in which it did not wait for another.
+        flops: of all ranks and steps, applied or not.
+        num_steps: applied or not.
+        seconds, data_wait: of the rank with most of each.
+        packs: of all ranks.
         balance: FLOPs of the dearest rank over their mean, averaged over steps; 1 at best.
         memory: GiB of the rank with most.
     """
