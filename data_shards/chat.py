@@ -179,14 +179,15 @@ def _tokenize(
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> np.ndarray:
-    """Token ids, int32, with nothing added to the text."""
+    """Token ids of a text, int32 [n], with nothing added to it."""
     return np.asarray(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
 
 
 def encode_segments(
     tokenizer: PreTrainedTokenizerFast, pieces: Sequence[Sequence[str]], *, where: str
 ) -> tuple[tuple[np.ndarray, ...], Spans, Spans]:
-    """Tokens of segments, as they are behind a special token, the spans of their answers and those of their points.
+    """Tokens of segments, int32 [n_i] each, as they are behind a special token, the spans of their answers and of their
+    points.
 
     Args:
         pieces: of each segment: prompt, answer, prompt, answer, ...

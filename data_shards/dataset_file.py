@@ -55,14 +55,17 @@ class DatasetInfo:
 
     @property
     def num_samples(self) -> int:
+        """Of all shards; 0 while writing goes on."""
         return sum(shard.samples for shard in self.shards)
 
     @property
     def num_questions(self) -> int:
+        """Of all shards."""
         return sum(shard.questions for shard in self.shards)
 
     @property
     def num_bytes(self) -> int:
+        """Of all tars."""
         return sum(shard.bytes for shard in self.shards)
 
 

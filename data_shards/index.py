@@ -154,7 +154,7 @@ def check_unique(directory: Path, hashes: Sequence[np.ndarray], tables: Callable
     """Refuse a key that occurs twice; tables are read only where two hashes are equal.
 
     Args:
-        hashes: `key_hashes` of every shard.
+        hashes: `key_hashes` of every shard, int64 [S] each.
         tables: gives the tables of the shards again.
 
     Raises:

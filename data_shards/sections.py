@@ -32,7 +32,7 @@ class SectionRows:
         self._shards = [np.flatnonzero(flat.dataset[self._begin] == d) for d in range(len(weights))]
 
     def rows(self, epoch: int, section: int, sections: int) -> np.ndarray:
-        """Rows of the flat mixture in one of `sections` equal parts of an epoch, each dataset in its share.
+        """Rows of the flat mixture in one of `sections` equal parts of an epoch, int64 [R], each dataset in its share.
 
         A weight's whole part shows every row so often. Its rest shows a window of one fixed order, which moves on
         every epoch until all rows had their turn.

@@ -42,12 +42,12 @@ class MetricWindow:
     skipped: int = 0
 
     def add_loss(self, step: int, loss: torch.Tensor) -> None:
-        """Add an applied step's loss, this rank's share of the mean."""
+        """Add an applied step's loss, a scalar on the device: this rank's share of the mean."""
         self.steps.append(step)
         self.losses.append(loss)
 
     def add_means(self, metrics: Mapping[str, tuple[torch.Tensor, torch.Tensor | float]]) -> None:
-        """Add a micro batch's sums with their weights."""
+        """Add a micro batch's sums, scalars on the device, with their weights."""
         for name, (total, weight) in metrics.items():
             assert name in self.names, f"metric {name} was not announced, known: {self.names}"
             pair = torch.stack([total.detach().double(), _like(total, weight)])

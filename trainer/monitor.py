@@ -78,7 +78,7 @@ class Monitor:
 
         Args:
             batches, outs: micro batches of this rank.
-            loss: this rank's share of the step's mean.
+            loss: scalar on the device, this rank's share of the step's mean.
             quarantined: samples left out since the run began.
 
         Raises:

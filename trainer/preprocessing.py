@@ -7,7 +7,7 @@ from pathlib import Path
 from data_shards.chat import TEMPLATES, ChatTemplate
 from data_shards.coords import DRIVELM, CoordinateFormat
 from data_shards.view_layout import LayoutError, ViewLayout
-from trainer.config import load_recipe
+from trainer.config import Recipe, load_recipe
 
 PREPROCESSING_FILE = "preprocessing.json"
 
@@ -57,8 +57,18 @@ def read_preprocessing(model_dir: Path, recipe: Path | None = None) -> Preproces
             f"{model_dir}: got neither {PREPROCESSING_FILE} nor {made_by}, expected the settings the model was trained "
             "with; name the recipe it was trained with (--recipe)"
         )
-    data = load_recipe(recipe)[0].data
+    return recipe_preprocessing(load_recipe(recipe)[0])
+
+
+def recipe_preprocessing(recipe: Recipe) -> Preprocessing:
+    """The settings that a recipe trains with."""
+    data = recipe.data
     return Preprocessing(view=data.view, template=data.template, system=data.system, coordinates=data.coordinates)
+
+
+def chat_template(recipe: Recipe) -> ChatTemplate:
+    """The chat template that a recipe trains with."""
+    return recipe_preprocessing(recipe).chat()
 
 
 def write_preprocessing(settings: Preprocessing, model_dir: Path) -> None:

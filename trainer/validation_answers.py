@@ -35,9 +35,10 @@ from trainer.evaluate.exact_match import same_answer
 from trainer.evaluate.judge import NoJudge
 from trainer.evaluate.predict import answer_frames
 from trainer.guards import memory_for
+from trainer.preprocessing import chat_template
 from trainer.stages.base import Picture
 from trainer.stages.picture import captioned_tiles
-from trainer.stages.vlm import VlmStage, chat_template
+from trainer.stages.vlm import VlmStage
 from trainer.stop_check import StopCheck
 
 SCORES = ("accuracy", "match_f1", "object_f1", "bleu_1", "bleu_4", "rouge_l", "cider")

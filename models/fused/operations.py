@@ -36,21 +36,29 @@ class Operations:
 
 
 def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """RMSNorm (arXiv 1910.07467), in float32 or finer up to its end."""
+    """RMSNorm (arXiv 1910.07467) of states [..., D] with a weight [D], in float32 or finer up to its end."""
     wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
     scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
     return (wide * scale * weight).to(hidden.dtype)
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """SwiGLU (arXiv 2002.05202), without its projections."""
+    """SwiGLU (arXiv 2002.05202) of gate and up [..., D], without its projections."""
     return silu(gate) * up
 
 
 def rotary(
     query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotary embeddings (arXiv 2104.09864) in Llama's form: the second half of a head is the first one's partner."""
+    """Rotary embeddings (arXiv 2104.09864) in Llama's form: the second half of a head is the first one's partner.
+
+    Args:
+        query, key: [1, H, N, D] and [1, K, N, D].
+        cos, sin: [1, N, D].
+
+    Returns:
+        both, turned.
+    """
     cos, sin = cos[:, None], sin[:, None]
     return query * cos + _turned(query) * sin, key * cos + _turned(key) * sin
 

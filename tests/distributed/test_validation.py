@@ -24,8 +24,8 @@ from trainer.data import make_data
 from trainer.evaluate.drivelm import score
 from trainer.evaluate.judge import NoJudge
 from trainer.evaluate.predict import answer_frames
+from trainer.preprocessing import chat_template
 from trainer.stages import make_stage
-from trainer.stages.vlm import chat_template
 
 pytestmark = pytest.mark.distributed
 

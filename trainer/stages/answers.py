@@ -20,12 +20,12 @@ from models.loading import Weights
 from models.packed_vlm import settle_rotary
 from models.presets import image_tokens_per_tile
 from trainer.dist import compute_device
+from trainer.preprocessing import chat_template
 from trainer.recipe import Recipe
 from trainer.stages.base import Metrics
 from trainer.stages.frozen import FrozenPart
 from trainer.stages.sources import StageError, model_directory, points_note, tokenizer_from
 from trainer.stages.towers import TowerShape
-from trainer.stages.vlm import chat_template
 from trainer.utilisation import ATTENTION_PASSES, TrainFlops, computed_pairs, visible_pairs
 
 _PASSES = 3

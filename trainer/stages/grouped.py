@@ -6,7 +6,7 @@ import torch
 
 
 def index_of(names: Sequence[str], own: Sequence[str]) -> torch.Tensor:
-    """Places in `names` of a name each, int64 on the CPU."""
+    """Place in `names` of each of these L names, int64 [L] on the CPU."""
     places = {name: place for place, name in enumerate(names)}
     return torch.tensor([places[name] for name in own], dtype=torch.int64)
 
@@ -19,6 +19,9 @@ def means_by(
     Args:
         index: int64 [L], of `index_of`, on the device of the losses.
         losses, weights: [L], a loss already times its weight.
+
+    Returns:
+        scalars without graph, on that device.
     """
     zeros = losses.new_zeros(len(names))
     sums, totals = zeros.index_add(0, index, losses.detach()), zeros.index_add(0, index, weights)

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
-from data_shards.chat import IMAGE_TOKEN, TEMPLATES, ChatTemplate
+from data_shards.chat import IMAGE_TOKEN
 from data_shards.collate import Batch
 from data_shards.cost import CostModel
 from data_shards.loader import TextSettings
@@ -24,6 +24,7 @@ from models.packed_vlm import PackedVLM
 from models.presets import TEXT_PRESETS, VLM_PRESETS, image_tokens_per_tile
 from models.vision import normalise_tiles
 from trainer.dist import compute_device
+from trainer.preprocessing import chat_template
 from trainer.recipe import Recipe
 from trainer.stages.base import Forward, LossOut, Picture, Preparation, Stage
 from trainer.stages.grouped import index_of, means_by
@@ -215,11 +216,6 @@ class VlmStage(Stage):
 def _of_labels(batch: Batch, names: Sequence[str], of_questions: Sequence[str]) -> torch.Tensor:
     """Index into `names` of each label token, int64 [M], from the names of the questions."""
     return index_of(names, of_questions)[batch.label_questions.long()]
-
-
-def chat_template(recipe: Recipe) -> ChatTemplate:
-    """The recipe's chat template."""
-    return TEMPLATES[recipe.data.template](system=recipe.data.system, coordinates=recipe.data.coordinates)
 
 
 def _check_fit(recipe: Recipe, vlm: InternVLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:

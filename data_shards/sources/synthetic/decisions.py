@@ -43,6 +43,7 @@ _ACTION = {"not moving": "brake suddenly", "slowly": "slow down", "normal": "kee
 
 
 def prediction(scene: Scene, seen: list[SeenObject], rng: np.random.Generator) -> Iterator[Question]:
+    """What to notice first, where objects will be, and which of them affect the driving."""
     tagged = tagged_objects(seen)
     if tagged:
         yield ask("prediction", NOTICE_OBJECTS, _notice_answer(tagged, right_driving(scene, seen)), 3)
@@ -91,6 +92,7 @@ def _notice_answer(tagged: list[tuple[str, SeenObject]], driving: Driving) -> st
 
 
 def planning(scene: Scene, seen: list[SeenObject], driving: Driving) -> Iterator[Question]:
+    """What to consider, risks of collision, safe, dangerous and target actions, and the traffic signal."""
     tagged = tagged_objects(seen)
     action = _ACTION[driving.speed]
     for tag, entry in tagged:
@@ -136,6 +138,7 @@ def _steering_verb(driving: Driving) -> str:
 
 
 def behaviour(driving: Driving, rng: np.random.Generator) -> Iterator[Question]:
+    """What the ego vehicle does, asked openly and as a multiple choice."""
     answer = _behaviour_answer(driving.road, driving.speed)
     yield ask("behavior", BEHAVIOUR, answer)
     question, letter = multiple_choice(BEHAVIOUR, answer, rng, pool=_BEHAVIOURS)

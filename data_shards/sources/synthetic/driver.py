@@ -36,10 +36,12 @@ class SeenObject:
 
     @property
     def direction(self) -> str:
+        """DriveLM's word for where it is."""
         return DIRECTIONS[self.camera]
 
     @property
     def name(self) -> str:
+        """Such as `red car`."""
         return self.item.name
 
     def tag(self, number: int) -> str:
@@ -90,6 +92,7 @@ def is_doubtful(road: str, item: WorldObject) -> bool:
 
 
 def traffic_light(seen: list[SeenObject]) -> SeenObject | None:
+    """The first traffic light among the objects seen, if there is any."""
     return next((entry for entry in seen if entry.item.kind.name == "traffic light"), None)
 
 

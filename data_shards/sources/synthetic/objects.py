@@ -36,14 +36,17 @@ class ObjectClass:
 
     @property
     def body_height(self) -> float:
+        """Metres from its bottom to the top of its body, the cabin left out."""
         return self.size[2] if self.body is None else self.body
 
     @property
     def is_vehicle(self) -> bool:
+        """Whether its front, back and lamps tell which way it goes."""
         return self.category == "Vehicle"
 
     @property
     def moves(self) -> bool:
+        """Whether it has a moving status."""
         return self.category in ("Vehicle", "Pedestrian", "Cyclist")
 
 
@@ -78,10 +81,12 @@ class WorldObject:
 
     @property
     def is_turning(self) -> bool:
+        """Whether it shows an amber lamp."""
         return self.status in ("Turn left", "Turn right")
 
     @property
     def distance(self) -> float:
+        """Metres from the ego origin to the centre of its footprint."""
         return float(np.hypot(*self.position))
 
     @property
@@ -91,6 +96,7 @@ class WorldObject:
 
     @property
     def is_moving(self) -> bool:
+        """Whether it is on the move now."""
         return self.kind.moves and self.status != "Stopped"
 
     def corners(self, height: float | None = None) -> np.ndarray:

@@ -39,6 +39,7 @@ STATUSES = tuple(f"{status}." for status in STATES)
 
 
 def perception(scene: Scene, seen: list[SeenObject], rng: np.random.Generator) -> Iterator[Question]:
+    """What each view shows; status, looks and colour of each important object; what is where; the scene as a whole."""
     yield ask("perception", IMPORTANT_OBJECTS, _important_answer(seen), 2)
     for camera in DIRECTIONS:
         named = [with_state(item) for item in objects_in_view(scene, camera)]
@@ -55,7 +56,7 @@ def perception(scene: Scene, seen: list[SeenObject], rng: np.random.Generator) -
         here = [entry for entry in seen if entry.camera == camera]
         shown = {item.kind.name for item in objects_in_view(scene, camera)}
         yield from _direction_questions(here, shown, direction, rng)
-    yield ask("perception", "What is the weather in the current scene?", f"It is {_weather(scene)}.")
+    yield ask("perception", "What is the weather in the current scene?", f"It is {scene.weather}.")
     yield ask("perception", "Where does the road lead?", f"The road goes {_road(scene)}.")
     yield ask("perception", "Please describe the current scene.", _scene_answer(scene, seen))
     light = traffic_light(seen)
@@ -109,10 +110,6 @@ def _important_answer(seen: list[SeenObject]) -> str:
     return f"There is {named}. {ending}"
 
 
-def _weather(scene: Scene) -> str:
-    return scene.weather
-
-
 def _road(scene: Scene) -> str:
     return "straight ahead" if scene.road == "straight" else f"to the {scene.road}"
 
@@ -123,4 +120,4 @@ def _scene_answer(scene: Scene, seen: list[SeenObject]) -> str:
         here = [entry for entry in seen if entry.direction == direction]
         parts += [f"{counted(group)} to the {direction}" for group in _by_kind(here).values()]
     found = f" {there_is(enumerated(parts))}." if parts else " There are no objects."
-    return f"It is {_weather(scene)} and the road goes {_road(scene)}.{found}"
+    return f"It is {scene.weather} and the road goes {_road(scene)}.{found}"
