@@ -12,7 +12,7 @@ import torch
 
 from trainer import dist
 from trainer.adamw import choose_adamw
-from trainer.bad_samples import BadSampleWatch
+from trainer.bad_samples import BadSampleWatch, TooManyBadSamples
 from trainer.checkpoint import Checkpoints
 from trainer.config import Recipe, load_recipe, recipe_to_yaml
 from trainer.data import Data, make_data
@@ -20,6 +20,7 @@ from trainer.dist import MainRankError, Ranks
 from trainer.ds_config import load_ds_config, precision, resolve, zero_stage
 from trainer.engine import Engine
 from trainer.engine_partition import Partition
+from trainer.guards import TooManySkipped
 from trainer.hashes import weights_record
 from trainer.loggers import announce, make_logger
 from trainer.loop import Run, fit
@@ -188,7 +189,11 @@ def _train(parts: _Parts, state: TrainState) -> Outcome:
             num_samples=parts.data.num_samples,
             bad=parts.data.mixture.bad,
         )
-        state, stopped = fit(run, state)
+        try:
+            state, stopped = fit(run, state)
+        except (TooManyBadSamples, TooManySkipped):
+            checkpoints.close()  # raised on all ranks at the same step: none waits for one that is gone
+            raise
         checkpoints.close()
     finally:
         logger.close()

@@ -4,17 +4,25 @@ import json
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from tests.helpers.dist import CPU_ZERO3, on_ranks
+from tests.helpers.stages import write_recipe
 from tests.helpers.waiting import wait_until
+from trainer import job
+from trainer.bad_samples import TooManyBadSamples
+from trainer.config import load_recipe
 from trainer.ds_config import load_ds_config
 from trainer.engine import Engine
 from trainer.engine_partition import parameters_everywhere
+from trainer.guards import OutOfMemory, TooManySkipped
 from trainer.optim import ParamGroup
+from trainer.run_dir import RunDir
+from trainer.state import TrainState
 from trainer.watchdog import Watchdog
 
 pytestmark = pytest.mark.distributed
@@ -180,3 +188,39 @@ def test_a_rank_that_sleeps_is_named_and_all_ranks_leave_their_stacks(tmp_path):
     assert not (tmp_path / "said_1.json").exists()
     assert "_asleep" in (tmp_path / "stacks" / "rank_1.txt").read_text()
     assert "barrier" in (tmp_path / "stacks" / "rank_0.txt").read_text()
+
+
+def _leaves(ranks, root: Path, error: type[Exception]) -> Path:
+    """Train until `error` comes while a checkpoint is being written; where that one is when it is whole."""
+    recipe, _ = load_recipe(root / "leaving-distill.yaml", [f"run_dir={root / error.__name__}"])
+    run_dir = RunDir(path=recipe.run_dir)
+    ranks.on_main(run_dir.make)
+    engine, _ = _engine(3)
+
+    def fit(run, state):
+        run.checkpoints.save(engine, TrainState(step=2))
+        raise error
+
+    job.fit = fit
+    data = SimpleNamespace(
+        loader=lambda *_: [],
+        stream=SimpleNamespace(advance=None),
+        num_samples=0,
+        mixture=SimpleNamespace(bad=()),
+    )
+    parts = {"recipe": recipe, "run_dir": run_dir, "ranks": ranks, "data": data, "inputs": {}, "newest": None}
+    with pytest.raises(error):
+        job._train(job._Parts(**parts, stage=None, engine=engine, validator=None, stop=None), TrainState())
+    ranks.barrier()
+    return run_dir.checkpoints / "step-000002" / "manifest.txt"
+
+
+def _leaves_each_way(ranks, root: Path) -> None:
+    assert _leaves(ranks, root, TooManySkipped).is_file()
+    assert _leaves(ranks, root, TooManyBadSamples).is_file()
+    assert not _leaves(ranks, root, OutOfMemory).exists(), "it comes on one rank alone, which waits for no other"
+
+
+def test_a_checkpoint_under_way_becomes_whole_where_all_ranks_give_up_together(tmp_path):
+    write_recipe(tmp_path, "distill", tmp_path / "leaving")
+    on_ranks(_leaves_each_way, tmp_path)
