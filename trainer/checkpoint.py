@@ -149,7 +149,8 @@ class Checkpoints:
         files: dict[str, Blocks] = {rank_file(self.ranks.rank): file_blocks(snapshot.tensors)}
         if self.ranks.is_main:
             files[STATE_FILE] = [_json({"state": state.to_json(), "score": score})]
-            files[ENGINE_FILE] = [_json({"shapes": snapshot.shapes, "counters": snapshot.counters})]
+            record = {"shapes": snapshot.shapes, "counters": snapshot.counters, "precision": snapshot.precision}
+            files[ENGINE_FILE] = [_json(record)]
             files[INPUTS_FILE] = [_json(self.inputs)]
             files["recipe.yaml"] = [self.recipe.encode()]
         return files

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from trainer import engine_state
+from trainer.ds_config import precision
 from trainer.engine_import import import_deepspeed
 from trainer.engine_partition import is_divided
 from trainer.fragments import FragmentReader
@@ -27,15 +28,18 @@ class Snapshot:
         tensors: this rank's fragments, see `trainer.fragments`.
         shapes: of all trained parameters.
         counters: see `trainer.engine_state.counters`.
+        precision: see `trainer.ds_config.precision`; empty in checkpoints that did not keep it.
     """
 
     tensors: Mapping[str, torch.Tensor]
     shapes: Mapping[str, list[int]]
     counters: Mapping[str, Mapping[str, float]]
+    precision: str
 
 
 class Engine:
-    """A model under DeepSpeed. Calling it is the model's forward; every method is called on all ranks."""
+    """A model under DeepSpeed, trained in `precision`. Calling it is the model's forward; every method is called on all
+    ranks."""
 
     def __init__(self, model: nn.Module, groups: Sequence[ParamGroup], config: Mapping[str, Any]) -> None:
         """Partition the model and make the optimiser.
@@ -70,6 +74,7 @@ class Engine:
         self._module_of = {parameter: group.module for group in groups for parameter in group.parameters}
         self._squares: dict[str, torch.Tensor] = {}
         self._dropped = False
+        self.precision = precision(config)
 
     @property
     def device(self) -> torch.device:
@@ -147,7 +152,8 @@ class Engine:
             with_replicated: on one rank only, which keeps what all ranks hold alike.
         """
         tensors = engine_state.read_fragments(self._engine, with_replicated=with_replicated)
-        return Snapshot(tensors=tensors, shapes=self._shapes(), counters=engine_state.counters(self._engine))
+        counters = engine_state.counters(self._engine)
+        return Snapshot(tensors=tensors, shapes=self._shapes(), counters=counters, precision=self.precision)
 
     def restore(self, snapshot: Snapshot, reader: FragmentReader) -> None:
         """Go back to a snapshot that any number of ranks made, up to `refresh`; rates and decay stay the recipe's.

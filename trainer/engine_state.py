@@ -14,7 +14,9 @@ from torch import nn
 from trainer.fragments import MASTER, FragmentReader, fragment_name, number_name
 
 _COUNTERS = ("global_steps", "global_samples", "skipped_steps")
-_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+_LOOKS_FOR_SCALE = "cur_iter"
+"""Kept by a dynamic loss scale alone."""
+_SCALER = ("cur_scale", _LOOKS_FOR_SCALE, "last_overflow_iter", "cur_hysteresis")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,11 +105,16 @@ def counters(engine: Any) -> dict[str, dict[str, float]]:
 
 
 def set_counters(engine: Any, record: Mapping[str, Mapping[str, float]]) -> None:
-    """The inverse of `counters`."""
+    """The inverse of `counters`, under any stage and precision.
+
+    A loss scale is taken over where both engines look for theirs, as under fp16; elsewhere it starts as configured.
+    """
     for name, value in record["engine"].items():
         setattr(engine, name, value)
-    for name, value in record["loss_scaler"].items():
-        setattr(engine.optimizer.loss_scaler, name, value)
+    found = record["loss_scaler"]
+    if _LOOKS_FOR_SCALE in found and _LOOKS_FOR_SCALE in counters(engine)["loss_scaler"]:
+        for name, value in found.items():
+            setattr(engine.optimizer.loss_scaler, name, value)
 
 
 def slots_problem(engine: Any) -> str:

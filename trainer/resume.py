@@ -86,7 +86,7 @@ class StoredCheckpoints:
         """
         failure = ""
         try:
-            engine.restore(self._stored_snapshot(path), self._reader(path))
+            engine.restore(self._stored_snapshot(path, engine.precision), self._reader(path))
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             failure = str(error) or repr(error)
         failures = self.ranks.gather(failure)
@@ -95,10 +95,16 @@ class StoredCheckpoints:
         engine.refresh()
         return TrainState.from_json(json.loads((path / STATE_FILE).read_text())["state"])
 
-    def _stored_snapshot(self, path: Path) -> Snapshot:
+    def _stored_snapshot(self, path: Path, precision: str) -> Snapshot:
         check_inputs(path, self.inputs)
         stored = json.loads((path / ENGINE_FILE).read_text())
-        return Snapshot(tensors={}, shapes=stored["shapes"], counters=stored["counters"])
+        written = stored.get("precision", "")
+        if written not in ("", precision):
+            self.say(
+                f"{path} was written in {written}, and is continued in {precision}: from here on losses are not quite "
+                "those of a run that stays in one"
+            )
+        return Snapshot(tensors={}, shapes=stored["shapes"], counters=stored["counters"], precision=written)
 
     def _reader(self, path: Path) -> FragmentReader:
         """Reads the file first that holds most of this rank's part: its own, at the same number of ranks."""

@@ -1,4 +1,5 @@
-"""A checkpoint goes on at any number of ranks under ZeRO 0 to 3: weights, moments, Adam's steps, rates and decay."""
+"""A checkpoint goes on at any number of ranks under ZeRO 0 to 3, also another stage in another precision than its own:
+weights, moments, Adam's steps, rates and decay."""
 
 import importlib
 from pathlib import Path
@@ -117,3 +118,28 @@ def test_one_rank_two_ranks_one_rank(tmp_path):
     on_ranks(part, tmp_path, 0, 3, world=1)
     on_ranks(part, tmp_path, 3, 5, world=2)
     on_ranks(part, tmp_path, 5, 6, world=1)
+
+
+def goes_on_elsewhere(ranks, root: Path) -> None:
+    """From ZeRO-3 in float32 to other stages, and to bfloat16."""
+    writer = make_engine(3, False, 1)
+    train(writer, range(2))
+    expected = {name: value for name, value in dump(writer).items() if not name.endswith("model")}
+    path = Checkpoints(root=root, ranks=ranks, keep=1, recipe="", say=print).save_now(writer, TrainState(step=2))
+    for stage, bf16 in ((0, False), (1, True), (3, True)):
+        said: list[str] = []
+        engine = make_engine(stage, bf16, 1)
+        StoredCheckpoints(root=root, ranks=ranks, say=said.append).load(path, engine)
+        got = dump(engine)
+        for name, value in expected.items():
+            assert torch.equal(got[name], value), (stage, name)
+        assert {float(step) for step in adam_steps(engine)} == {2.0}
+        assert [line.partition(":")[0] for line in said] == [
+            f"{path} was written in float32, and is continued in bfloat16" for _ in range(bf16)
+        ]
+        train(engine, range(2, 3))
+        assert {float(step) for step in adam_steps(engine)} == {3.0}
+
+
+def test_another_stage_goes_on_and_another_precision_is_told_of(tmp_path):
+    on_ranks(goes_on_elsewhere, tmp_path, world=1)

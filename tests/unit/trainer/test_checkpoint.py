@@ -44,10 +44,12 @@ class _FakeEngine:
     values: list[float]
     restored: list[float] = field(default_factory=list)
     refreshed: bool = False
+    precision: str = "float32"
 
     def snapshot(self, *, with_replicated):
         tensors = {fragment_name("w", "fp32", 0): torch.tensor(self.values)}
-        return Snapshot(tensors=tensors, shapes={"w": [4]}, counters={"engine": {"global_steps": 3}})
+        counters = {"engine": {"global_steps": 3}}
+        return Snapshot(tensors=tensors, shapes={"w": [4]}, counters=counters, precision=self.precision)
 
     def restore(self, snapshot, reader):
         assert snapshot.counters == {"engine": {"global_steps": 3}}
@@ -97,6 +99,20 @@ def test_saved_checkpoint_is_found_and_loads_the_same_state(checkpoints, stored)
     assert engine.restored == torch.tensor([5, 0.1, -5, 1e-30]).tolist()
     assert engine.refreshed
     assert (checkpoints.root / "latest").read_text() == "step-000005\n"
+
+
+def test_another_precision_is_told_of_where_the_checkpoint_has_its_own(checkpoints, stored, said):
+    path = _save(checkpoints, 5)
+    stored.load(path, _FakeEngine(values=[]))
+    assert said == []
+    stored.load(path, _FakeEngine(values=[], precision="bfloat16"))
+    assert len(said) == 1
+    assert f"{path} was written in float32, and is continued in bfloat16" in said[0]
+    record = json.loads((path / "engine.json").read_text())
+    del record["precision"]
+    (path / "engine.json").write_text(json.dumps(record))
+    stored.load(path, _FakeEngine(values=[], precision="bfloat16"))
+    assert len(said) == 1, "checkpoints from before it was kept are taken as they are"
 
 
 def test_only_the_newest_are_kept(checkpoints):

@@ -1,11 +1,13 @@
-"""What a user is told where DeepSpeed's optimiser cannot be built."""
+"""What a user is told where DeepSpeed's optimiser cannot be built, and which loss scale a run goes on with."""
 
 import importlib
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from trainer.engine import Engine, EngineError
+from trainer.engine_state import counters, set_counters
 
 
 def _fail(message: str, cause: Exception | None = None):
@@ -32,3 +34,25 @@ def test_another_error_of_deepspeed_comes_through(monkeypatch):
     monkeypatch.setattr(importlib.import_module("deepspeed"), "initialize", _fail("no such device"))
     with pytest.raises(RuntimeError, match="no such device"):
         Engine(torch.nn.Linear(2, 2), [], {})
+
+
+def _with_scale(scaler: object = None) -> SimpleNamespace:
+    """Stands for DeepSpeed's engine, with its own loss scaler, or none."""
+    optimizer = SimpleNamespace(loss_scaler=scaler) if scaler else SimpleNamespace()
+    return SimpleNamespace(global_steps=0, global_samples=0, skipped_steps=0, optimizer=optimizer)
+
+
+def test_a_loss_scale_goes_on_under_fp16_and_starts_as_configured_in_another_precision():
+    make = importlib.import_module("deepspeed.runtime.fp16.loss_scaler").CreateLossScaler
+    looks = {"scale_window": 100, "min_scale": 1, "delayed_shift": 2, "consecutive_hysteresis": False}
+    half, other = (make(torch.half, 1.0, True, looks | {"init_scale": scale}) for scale in (2.0**16, 2.0**9))
+    other.cur_iter = 7
+    full = make(torch.float32, 1.0, False, None)
+    found = {name: counters(_with_scale(own)) for name, own in (("half", other), ("full", full), ("none", None))}
+    for engine, name in ((_with_scale(half), "full"), (_with_scale(half), "none"), (_with_scale(), "full")):
+        set_counters(engine, found[name])
+    assert (half.cur_scale, half.cur_iter) == (2.0**16, 0)
+    set_counters(_with_scale(full), found["half"])
+    assert full.cur_scale == 1.0
+    set_counters(_with_scale(half), found["half"])
+    assert (half.cur_scale, half.cur_iter) == (2.0**9, 7)
