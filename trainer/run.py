@@ -4,10 +4,13 @@ Exit status: 0 done, 1 failure, 2 wrong usage or configuration, 75 stopped on a 
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 if __package__ in (None, ""):
+    # What comes while the rest is imported waits for `stop_on_signals`; Ctrl-C ends the program at once until then.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2))
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     _ranks_here = int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or "1")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _ranks_here)))
@@ -31,7 +34,7 @@ from trainer.engine import EngineError
 from trainer.guards import OutOfMemory
 from trainer.job import Job, Outcome, describe, run_job
 from trainer.loggers import announce, report_failure
-from trainer.state import stop_on_signals
+from trainer.state import STOP_SIGNALS, stop_on_signals
 
 STATUS = {Outcome.DONE: 0, Outcome.STOPPED: 75}
 FAILURE, USAGE = 1, 2
@@ -55,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             gpu_gib=options.gpu_memory,
         )
         if options.dry_run:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
             announce(describe(job))
             outcome = Outcome.DONE
         else:

@@ -91,6 +91,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     former = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     for number in former:
         signal.signal(number, request.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # those that the start held back arrive now
     try:
         yield request
     finally:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import yaml
 from data_shards.storage import Unreachable
 from tests.helpers.paths import ROOT
 from tests.helpers.stages import make_world, write_recipe
+from tests.helpers.waiting import TIMEOUT_S
 from trainer.config import load_recipe
 from trainer.job import Outcome
 from trainer.run import main
@@ -108,6 +111,38 @@ def test_a_signal_that_comes_again_while_a_stopped_run_leaves_does_not_end_it(wo
     finally:
         signal.signal(signal.SIGTERM, former)
     assert (bool(left), reached) == (True, [])
+
+
+_SIGNALLED_IMPORT = """
+import os, signal
+from trainer.state import stop_on_signals
+os.kill(os.getpid(), signal.{name})
+with stop_on_signals() as stop:
+    os._exit(75 if stop.signal_name == "{name}" else 1)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
+def test_a_signal_that_comes_during_the_imports_is_a_request_to_stop(tmp_path, name):
+    (tmp_path / "torch.py").write_text(_SIGNALLED_IMPORT.format(name=name))
+    done = subprocess.run(
+        [sys.executable, "trainer/run.py"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 75
+
+
+def test_a_dry_run_ends_on_a_signal(world, capsys, monkeypatch):
+    monkeypatch.setattr("trainer.run.describe", lambda _: f"held: {list(signal.pthread_sigmask(signal.SIG_BLOCK, ()))}")
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1,))
+    try:
+        assert _main("--recipe", write_recipe(world, "distill", world / "dry"), "--dry-run") == 0
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+    assert "held: []" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("stage", ["distill", "align", "finetune"])
