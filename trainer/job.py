@@ -13,6 +13,7 @@ import torch
 from trainer import dist
 from trainer.adamw import choose_adamw
 from trainer.bad_samples import BadSampleWatch, TooManyBadSamples
+from trainer.begin import begin, is_finished
 from trainer.checkpoint import Checkpoints
 from trainer.config import Recipe, load_recipe, recipe_to_yaml
 from trainer.data import Data, make_data
@@ -29,7 +30,6 @@ from trainer.memory_fit import memory_report
 from trainer.optim import training_table
 from trainer.resume import CheckpointError, StoredCheckpoints
 from trainer.run_dir import RunDir
-from trainer.run_lock import locked
 from trainer.sample_log import SampleLog
 from trainer.settle import settle_checkpointing
 from trainer.stages import make_stage
@@ -102,7 +102,7 @@ def run_job(job: Job, stop: StopRequest) -> Outcome:
     run_dir = RunDir(path=recipe.run_dir)
     with ExitStack() as held:
         ranks = dist.init()
-        if job.resume != "never" and ranks.on_main(lambda: _finished(run_dir, recipe, ranks.world_size)):
+        if job.resume != "never" and ranks.on_main(lambda: is_finished(run_dir, recipe, ranks.world_size)):
             return Outcome.DONE
         settled, layers = settle_checkpointing(recipe, config, ranks.world_size)
         stage = make_stage(settled, getattr(torch, precision(config)), loaded=False)
@@ -110,7 +110,8 @@ def run_job(job: Job, stop: StopRequest) -> Outcome:
         validator = Validator(recipe, stage, ranks)
         plan = [*data.summary(ranks.world_size), *validator.notes()]
         announce("\n".join([*notes, *chosen, *layers, *stage.notes(), *plan, _table(stage)]))
-        inputs = ranks.on_main(lambda: _begin(job, run_dir, stage, data, config, ranks, held))
+        anew = job.resume == "never"
+        inputs = ranks.on_main(lambda: begin(run_dir, stage, data, config, ranks, held, anew=anew))
         _judge_counted(data, run_dir, ranks)
         with _watched(recipe, ranks, "start") as watchdog:
             watchdog.beat(0, "loading the model")
@@ -233,35 +234,6 @@ def _resolve(job: Job, recipe: Recipe, world_size: int) -> tuple[dict[str, Any],
 
 def _table(stage: Stage) -> str:
     return training_table(list(stage.model.named_parameters()), stage.modules, stage.parameter_groups())
-
-
-def _finished(run_dir: RunDir, recipe: Recipe, world_size: int) -> bool:
-    """Whether there is nothing left to do; refuses a directory begun with another recipe."""
-    run_dir.check_recipe(recipe_to_yaml(recipe), world_size)
-    summary = run_dir.summary()
-    if summary is None:
-        return False
-    announce(
-        f"{run_dir.path}: already finished, {summary['steps']} steps; nothing to do (--resume never trains it anew and "
-        "moves this directory aside)"
-    )
-    return True
-
-
-def _begin(
-    job: Job, run_dir: RunDir, stage: Stage, data: Data, config: dict[str, Any], ranks: Ranks, held: ExitStack
-) -> Mapping[str, Any]:
-    """Make the directory, or take it over; it is `held` from now on."""
-    inputs = {**weights_record(stage.bases()), **data.mixture.record()}
-    if job.resume == "never" and run_dir.path.is_dir():
-        with locked(run_dir.path, announce):
-            announce(f"--resume never: {run_dir.path} moved to {run_dir.move_aside()}")
-    run_dir.make()
-    held.enter_context(locked(run_dir.path, announce))
-    run_dir.check_recipe(recipe_to_yaml(data.recipe), ranks.world_size)
-    run_dir.check_inputs(inputs)
-    run_dir.begin(recipe_to_yaml(data.recipe), config, ranks.world_size, inputs)
-    return inputs
 
 
 def _judge_counted(data: Data, run_dir: RunDir, ranks: Ranks) -> None:

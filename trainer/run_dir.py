@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,22 +76,27 @@ class RunDir:
         file = self.path / "summary.json"
         return json.loads(file.read_text()) if file.is_file() and self.model.is_dir() else None
 
-    def check_recipe(self, recipe_text: str, world_size: int) -> None:
-        """Compare with the recipe this directory was begun with; a step may be divided anew among other ranks.
-
-        Raises:
-            RunDirError: a field that changes what is learnt differs.
-        """
+    def recipe_changes(self, recipe_text: str, world_size: int) -> list[str]:
+        """Fields that change what is learnt and differ from the recipe this directory was begun with, with both values;
+        a step may be divided anew among other ranks."""
         file = self.path / "recipe.yaml"
         if not file.is_file():
-            return
+            return []
         old, new = _flat(yaml.safe_load(file.read_text())), _flat(yaml.safe_load(recipe_text))
         changed = [name for name in {**old, **new} if old.get(name) != new.get(name) and name not in MAY_CHANGE]
         packs_before = old.get(MICRO_BATCHES, 1) * self._world_size(world_size)
         if packs_before == new.get(MICRO_BATCHES, 1) * world_size:
             changed = [name for name in changed if name != MICRO_BATCHES]
-        if changed:
-            lines = "\n".join(f"  {name}: begun with {old.get(name)}, got {new.get(name)}" for name in changed)
+        return [f"  {name}: begun with {old.get(name)}, got {new.get(name)}" for name in changed]
+
+    def check_recipe(self, recipe_text: str, world_size: int) -> None:
+        """Refuse to go on with another recipe.
+
+        Raises:
+            RunDirError: see `recipe_changes`.
+        """
+        lines = "\n".join(self.recipe_changes(recipe_text, world_size))
+        if lines:
             raise RunDirError(
                 f"{self.path}: was begun with another recipe:\n{lines}\n"
                 "give the old values, another run_dir, or --resume never (which moves this directory aside)"
@@ -102,28 +107,33 @@ class RunDir:
         file = self.path / ENVIRONMENT_FILE
         return json.loads(file.read_text())["world_size"] if file.is_file() else default
 
-    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
-        """Compare frozen weights and datasets with those this directory was begun with.
-
-        Args:
-            inputs: where each lies and its sha256, by recipe field: of `hashes.weights_record` and `Mixture.record`.
-
-        Raises:
-            RunDirError: one of them is another now.
-        """
+    def input_changes(self, inputs: Mapping[str, Any]) -> list[str]:
+        """Frozen weights and datasets that are others than this directory was begun with; `inputs` as for
+        `check_inputs`."""
         file = self.path / INPUTS_FILE
         if not file.is_file():
-            return
+            return []
         begun = json.loads(file.read_text())
-        lines = [
+        return [
             f"  {field}: begun with {begun[field]['from']} of sha256 {begun[field]['sha256'][:16]}..., got "
             f"{own['from']} of {own['sha256'][:16]}..."
             for field, own in inputs.items()
             if field in begun and begun[field]["sha256"] != own["sha256"]
         ]
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        """Refuse to go on with other frozen weights or data.
+
+        Args:
+            inputs: where each lies and its sha256, by recipe field: of `hashes.weights_record` and `Mixture.record`.
+
+        Raises:
+            RunDirError: see `input_changes`.
+        """
+        lines = "\n".join(self.input_changes(inputs))
         if lines:
             raise RunDirError(
-                f"{self.path}: was begun with other frozen weights or data:\n" + "\n".join(lines) + "\n"
+                f"{self.path}: was begun with other frozen weights or data:\n{lines}\n"
                 "put the former files back, or give another run_dir, or --resume never (which moves this one aside)"
             )
 
@@ -131,10 +141,23 @@ class RunDir:
         """Rename the directory out of the way; None where there is nothing."""
         if not self.path.exists():
             return None
+        aside = self._aside()
+        os.replace(self.path, aside)
+        return aside
+
+    def move_parts_aside(self, names: Sequence[str]) -> Path:
+        """Move what there is of these out of the way, one after the other; where to."""
+        aside = self._aside()
+        aside.mkdir()
+        for name in names:
+            if (self.path / name).exists():
+                os.replace(self.path / name, aside / name)
+        return aside
+
+    def _aside(self) -> Path:
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
             number += 1
-        os.replace(self.path, aside)
         return aside
 
     def make(self) -> None:
