@@ -200,6 +200,14 @@ def whole(directory):
     return {tar: tar.stat().st_ino for tar in directory.glob("*.tar") if index_path(tar).is_file()}
 
 
+def behind_this_test() -> None:
+    """The child leaves the core to the test that watches it; tests that run in a shell's background would hand down
+    that Ctrl-C is ignored."""
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    os.nice(15)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_keeps_whole_shards_and_the_same_command_goes_on(tmp_path):
     command = [sys.executable, "-m", "data_shards", "synthetic", "--out", str(tmp_path / "x"), "--scenes", "60"]
     command += ["--frames-per-scene", "1", "--samples-per-shard", "1"]
@@ -211,8 +219,7 @@ def test_ctrl_c_keeps_whole_shards_and_the_same_command_goes_on(tmp_path):
         start_new_session=True,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        # tests that run in a shell's background would hand down that Ctrl-C is ignored
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=behind_this_test,
     )
     wait_until(lambda: whole(tmp_path / "x"))
     os.killpg(process.pid, signal.SIGINT)
