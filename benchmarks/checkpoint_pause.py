@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -63,9 +64,9 @@ def measure(engine: Engine, ranks: dist.Ranks, directory: Path, repeat: int) -> 
     checkpoints.root.mkdir()
     for i in range(repeat):
         target = directory / f"deepspeed-{i}"
-        times["deepspeed"].append(seconds(lambda target=target: deepspeed_save(engine, target)))
+        times["deepspeed"].append(seconds(partial(deepspeed_save, engine, target)))
         shutil.rmtree(target)
-        pause = seconds(lambda i=i: checkpoints.save(engine, TrainState(step=i)))
+        pause = seconds(partial(checkpoints.save, engine, TrainState(step=i)))
         times["background"].append(pause)
         times["waited for"].append(pause + seconds(checkpoints.finish))
     return {name: round(statistics.median(values), 3) for name, values in times.items()}

@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     loader = functools.partial(loader_frames, prefetch=options.prefetch)
+    pipelines: dict[str, Callable[[Path, int, float], float]]
     pipelines = {"loader": loader, "bare": bare_frames, "tiled": tiled_frames, "pillow": pillow_frames}
     rates: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -138,12 +139,12 @@ def tiling() -> Callable[[Mapping[str, bytes]], object]:
     return functools.partial(tile_jpegs, layout=LAYOUT, allocate=lambda _: room)
 
 
-def _in_memory(shards: Path) -> list[dict[str, bytes]]:
+def _in_memory(shards: Path) -> list[Mapping[str, bytes]]:
     index = load_index(shards)
     return [read_frame(index, i).images for i in range(len(index))]
 
 
-def _repeat(work: Callable[[Mapping[str, bytes]], object], frames: Sequence[dict[str, bytes]]) -> Iterator[int]:
+def _repeat(work: Callable[[Mapping[str, bytes]], object], frames: Sequence[Mapping[str, bytes]]) -> Iterator[int]:
     for images in itertools.cycle(frames):
         work(images)
         yield 1
@@ -175,10 +176,12 @@ def _rate(counts: Iterator[int], seconds: float) -> float:
 def _in_processes(make: Callable[[], Iterator[int]], processes: int, seconds: float) -> float:
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
-    workers = [
-        context.Process(target=lambda: (torch.set_num_threads(1), queue.put(_rate(make(), seconds))))
-        for _ in range(processes)
-    ]
+
+    def work() -> None:
+        torch.set_num_threads(1)
+        queue.put(_rate(make(), seconds))
+
+    workers = [context.Process(target=work) for _ in range(processes)]
     for worker in workers:
         worker.start()
     total = sum(queue.get() for _ in workers)

@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.multiprocessing as mp
@@ -112,6 +113,7 @@ def _bare(stage: Stage, engine: Engine, batches: Sequence[list[Batch]], ranks: d
 
 def _loop(recipe: Recipe, stage: Stage, engine: Engine, batches: Sequence[list[Batch]], ranks: dist.Ranks) -> None:
     logger = make_logger(ranks, recipe.run_dir, title="loop", steps=recipe.steps, done=0)
+    checkpoints: Any = SimpleNamespace(busy=False, finish=lambda: None)  # none is due
     run = Run(
         recipe=recipe,
         ranks=ranks,
@@ -119,7 +121,7 @@ def _loop(recipe: Recipe, stage: Stage, engine: Engine, batches: Sequence[list[B
         engine=engine,
         batches=iter(batches),
         advance=lambda position, packs: position + packs,
-        checkpoints=SimpleNamespace(busy=False, finish=lambda: None),  # none is due
+        checkpoints=checkpoints,
         logger=logger,
         stop=StopCheck(StopRequest(), ranks),
     )

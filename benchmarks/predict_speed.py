@@ -55,12 +55,12 @@ def measure(model_dir: Path, data: Path, num_frames: int, limit: int) -> dict[st
     """Questions/s of each way, and whether all gave the same answers."""
     settings = read_preprocessing(model_dir)
     cuda = torch.cuda.is_available()
-    model: Any = load_vlm(model_dir, torch.bfloat16 if cuda else torch.float32).to("cuda" if cuda else "cpu").eval()
+    model: Any = load_vlm(model_dir, torch.bfloat16 if cuda else torch.float32)
+    model = model.to("cuda" if cuda else "cpu").eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model_dir, local_files_only=True)
     index = load_index(data)
     frames = [read_frame(index, position) for position in range(min(num_frames, len(index)))]
     asked = [question_order(frame) for frame in frames]
-    shown = {"template": settings.chat(), "layout": settings.view, "max_new_tokens": limit}
 
     def stock() -> Answers:
         return [
@@ -69,7 +69,16 @@ def measure(model_dir: Path, data: Path, num_frames: int, limit: int) -> dict[st
         ]
 
     def batched(rows: int) -> Answers:
-        return answer_frames(model, tokenizer, frames, question_ids=asked, batch_rows=rows, **shown)
+        return answer_frames(
+            model,
+            tokenizer,
+            frames,
+            question_ids=asked,
+            template=settings.chat(),
+            layout=settings.view,
+            max_new_tokens=limit,
+            batch_rows=rows,
+        )
 
     batched(256)  # warm up
     questions = sum(map(len, asked))

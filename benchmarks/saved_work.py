@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/bench/saved_work.json"))
     options = parser.parse_args(arguments)
     sizes = real_sizes(options.annotations, options.images, options.tokenizer)
-    result = {"frames": len(sizes), "questions": len(sizes.tokens), "prefix": int(sizes.prefix.max())}
-    result |= {"tokens a question": float(sizes.tokens.mean())}
+    result: dict[str, float] = {"frames": len(sizes), "questions": len(sizes.tokens), "prefix": int(sizes.prefix.max())}
+    result["tokens a question"] = float(sizes.tokens.mean())
     rows = {k: work(SizeTable.joined([sizes] * REPEATS), k) for k in VISITS}
     report = {**result, "a question": rows, "saved": {k: saved(rows[1], rows[k]) for k in VISITS[1:]}}
     write_json(options.out, report)

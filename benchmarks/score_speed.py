@@ -18,6 +18,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def measure_java(answers: list[str], expected: list[str], repeats: int) -> dict[
         )
     }
     for name, scorer in scorers.items():
-        seconds[f"pycocoevalcap: {name}"] = fastest(lambda scorer=scorer: scorer.compute_score(wanted, tokens), repeats)
+        seconds[f"pycocoevalcap: {name}"] = fastest(partial(scorer.compute_score, wanted, tokens), repeats)
     clock, processor = (sum(column) for column in zip(*seconds.values(), strict=True))
     return {**seconds, "pycocoevalcap: all": (clock, processor)}
 

@@ -174,14 +174,14 @@ def padded_loss(model: InternVLForConditionalGeneration, tables: Sequence[SizeTa
     for start in range(0, len(refs), PADDED_ROWS):
         rows = [refs[i] for i in order[start : start + PADDED_ROWS]]
         parts = [drawn_part(tables, d, s, (q,)) for d, s, q in rows]
-        ids = [torch.from_numpy(np.concatenate([t.prefix, t.segments[0]])) for t, _, _ in parts]
+        ids = [torch.from_numpy(np.concatenate([part.tokens.prefix, part.tokens.segments[0]])) for part in parts]
         padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
         labels = torch.full_like(padded, -100)
-        for row, (tokens, _, _) in enumerate(parts):
-            begin, end = (len(tokens.prefix) + border for border in tokens.label_spans[0][0])
+        for row, part in enumerate(parts):
+            begin, end = (len(part.tokens.prefix) + border for border in part.tokens.label_spans[0][0])
             labels[row, begin:end] = padded[row, begin:end]
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
-        tiles = torch.from_numpy(np.concatenate([tiles for _, tiles, _ in parts]))
+        tiles = torch.from_numpy(np.concatenate([part.tiles for part in parts]))
         pixels = normalise_tiles(tiles) if len(tiles) else None
         logits = model(input_ids=padded, attention_mask=mask, pixel_values=pixels, use_cache=False).logits
         loss = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
