@@ -62,7 +62,7 @@ class Checkpoints:
         recipe: text of the recipe, stored beside the state.
         say: takes a line for the user.
         inputs: what stands for frozen weights and datasets, see `RunDir.check_inputs`.
-        newest: the one loaded or written last; its step is not written again.
+        newest: the one loaded or written last.
     """
 
     root: Path
@@ -80,18 +80,19 @@ class Checkpoints:
         """Whether this rank is still writing; asked for by every rank, and summed, before `finish`."""
         return self._save is not None and not self._save.written.done()
 
-    def save(self, engine: Engine, state: TrainState, score: float | None = None) -> None:
+    def save(self, engine: Engine, state: TrainState, score: float | None = None, *, again: bool = False) -> None:
         """Begin to write a checkpoint of this moment, after one that is still under way.
 
         Where it cannot be written the user is told, now or in `finish`, and the former ones stay. A step is written
-        once, and again where its score comes later.
+        once, and its score has to come with it.
 
         Args:
             score: by which the best is kept; higher is better. None where it was not measured.
+            again: put it in the place of the one that was written after the same step.
         """
         self.finish()
         final = self.root / f"step-{state.step:06d}"
-        if final == self.newest and score is None:
+        if final == self.newest and not again:
             return
         snapshot = engine.snapshot(with_replicated=self.ranks.is_main)
         files = self._files(snapshot, state, score)
@@ -172,12 +173,7 @@ class Checkpoints:
         partial = _partial(final)
         try:
             seal(partial, self.ranks.world_size, files)
-            replaced = _replaced(final)
-            if final.exists():
-                os.replace(final, replaced)
-            os.replace(partial, final)
-            if replaced.exists():
-                self._drop(replaced)
+            self._take_name(partial, final)
             sync_directory(self.root)
         except OSError as error:
             return str(error)
@@ -186,6 +182,21 @@ class Checkpoints:
         except OSError as error:
             self.say(f"{self.root}: older checkpoints could not be tidied up: {error}")
         return ""
+
+    def _take_name(self, partial: Path, final: Path) -> None:
+        """At each moment one of both has a name by which a start finds it: see `StoredCheckpoints.find`."""
+        replaced = final.with_name(final.name + REPLACED)
+        if not final.exists():
+            os.replace(partial, final)
+            return
+        shutil.rmtree(replaced, ignore_errors=True)
+        os.replace(final, replaced)
+        try:
+            os.replace(partial, final)
+        except OSError:
+            os.replace(replaced, final)
+            raise
+        self._drop(replaced)
 
     def _past(self, step: int) -> list[Path]:
         return [path for path in checkpoints_in(self.root) if step_of(path) <= step]
@@ -236,10 +247,6 @@ def _outcome(written: Future[dict[str, Any]]) -> dict[str, Any] | str:
 
 def _partial(final: Path) -> Path:
     return final.with_name(final.name + PARTIAL)
-
-
-def _replaced(final: Path) -> Path:
-    return final.with_name(final.name + REPLACED)
 
 
 def _json(record: Any) -> bytes:

@@ -179,7 +179,10 @@ def _end_of_step(run: Run, monitor: Monitor, state: TrainState, rates: dict[str,
     if save or last or values or _due(state.step, run.recipe.log_every):
         state = monitor.flush(state, rates, values)
     state = replace(state, seconds=time.monotonic() - began)
-    _save(run, monitor, state, score, due=save)
+    if save or score is not None:
+        monitor.beat("saving a checkpoint")
+    if save or (score is not None and run.checkpoints.is_best(state.step, score)):
+        run.checkpoints.save(run.engine, state, score)
     run.logger.step_done(state.step)
     return state
 
@@ -197,20 +200,18 @@ def _look(run: Run, monitor: Monitor, state: TrainState) -> tuple[TrainState, di
 
 
 def _look_again(run: Run, monitor: Monitor, state: TrainState) -> TrainState:
-    """What a stop broke off; the step's other values were logged before."""
+    """What a stop broke off; the step's other values were logged before. Its checkpoint is written again, with the
+    score that it would have had."""
     state, values, score = _look(run, monitor, state)
+    if state.look_due:
+        return state
     if values:
         run.logger.scalars(state.step, values)
-    _save(run, monitor, state, score)
+    monitor.beat("saving a checkpoint")
+    if score is not None and not _due(state.step, run.recipe.checkpoint_every):
+        score = score if run.checkpoints.is_best(state.step, score) else None
+    run.checkpoints.save(run.engine, state, score, again=True)
     return state
-
-
-def _save(run: Run, monitor: Monitor, state: TrainState, score: float | None, *, due: bool = False) -> None:
-    """Begin to write a checkpoint that is due, or the best so far."""
-    if due or score is not None:
-        monitor.beat("saving a checkpoint")
-    if due or (score is not None and run.checkpoints.is_best(state.step, score)):
-        run.checkpoints.save(run.engine, state, score)
 
 
 def _stop(run: Run, monitor: Monitor, state: TrainState, rates: dict[str, float], began: float) -> TrainState:

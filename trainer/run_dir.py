@@ -146,12 +146,22 @@ class RunDir:
         return aside
 
     def move_parts_aside(self, names: Sequence[str]) -> Path:
-        """Move what there is of these out of the way, one after the other; where to."""
+        """Move what there is of these out of the way, one after the other; where to.
+
+        Raises:
+            RunDirError: they cannot be moved.
+        """
         aside = self._aside()
-        aside.mkdir()
-        for name in names:
-            if (self.path / name).exists():
-                os.replace(self.path / name, aside / name)
+        try:
+            aside.mkdir()
+            for name in names:
+                if (self.path / name).exists():
+                    os.replace(self.path / name, aside / name)
+        except OSError as error:
+            raise RunDirError(
+                f"run_dir: {self.path} was begun otherwise, and what is left of that cannot be moved to {aside} "
+                f"({error.strerror}); give another run_dir"
+            ) from error
         return aside
 
     def _aside(self) -> Path:

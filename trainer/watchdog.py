@@ -86,9 +86,8 @@ class Watchdog:
 
     Where no sign of life comes for `hang_after` seconds, each rank writes the stacks of all its threads and the main
     rank says which rank is behind. It ends nothing: that is left to the time-out of the collective. A rank on which
-    other code keeps the interpreter lock writes no stacks, and the main rank says that it gives no sign: a thread that
-    needs no lock (`faulthandler.dump_traceback_later`) would read frames while they change, and end slow ranks that
-    are at work.
+    other code keeps the interpreter lock writes no stacks, and gives no sign: a thread that needs no lock
+    (`faulthandler.dump_traceback_later`) would read frames while they change, and end slow ranks that are at work.
     """
 
     def __init__(
@@ -147,15 +146,15 @@ class Watchdog:
             stuck = self._hang_after and now - self._since > self._hang_after
             if stuck and told != self._beat:
                 told = self._beat
-                faulthandler.dump_traceback(file=self._file)
                 self._tell(now - self._since)
             elif told and not stuck:
                 self._board.clear(self._ranks.rank)
                 told = 0
 
     def _tell(self, seconds: float) -> None:
-        """Give this rank's status; the main rank collects and reports."""
+        """Give this rank's status and stacks; the main rank collects and reports."""
         self._board.put(self._ranks.rank, json.dumps(asdict(self._status())))
+        faulthandler.dump_traceback(file=self._file)
         texts = self._board.collect(_ANSWER_S)
         if texts is not None:
             statuses = {rank: Status(**json.loads(text)) for rank, text in texts.items()}

@@ -152,56 +152,65 @@ def test_pictures_show_the_models_own_answers(watched):
 
 
 def _stopped_at_a_pack(rank: int) -> None:
-    """Rank 1 is asked to stop before the first pack of its first look."""
+    """Rank 1 is asked to stop before the first pack that it looks at."""
     if rank == 1:
         from trainer import validation  # noqa: PLC0415
 
-        validation._loader = _asked_to_stop(validation._loader, call=1)
+        validation._loader = _asked_to_stop(validation._loader)
 
 
 def _stopped_at_an_answer(rank: int) -> None:
-    """Rank 0 is asked to stop as it answers its first frame of two."""
+    """Rank 0 is asked to stop when it has answered its first frame of two."""
     if rank == 0:
         from trainer import validation_answers  # noqa: PLC0415
 
-        validation_answers._answer = _asked_to_stop(validation_answers._answer, call=1)
+        validation_answers._answer = _asked_to_stop(validation_answers._answer)
 
 
-def _stopped_at_the_last_look(rank: int) -> None:
-    """Rank 1 is asked to stop in its second look."""
+def _stopped_after_looking_again(rank: int) -> None:
     if rank == 1:
-        from trainer import validation  # noqa: PLC0415
+        from trainer import loop  # noqa: PLC0415
 
-        validation._loader = _asked_to_stop(validation._loader, call=2)
+        loop._look_again = _asked_to_stop(loop._look_again)
 
 
-def _asked_to_stop(act: Callable[..., object], *, call: int) -> Callable[..., object]:
-    calls = 0
+def _asked_to_stop(act: Callable[..., object]) -> Callable[..., object]:
+    """The signal comes at the end of the first call."""
+    asked = False
 
     def stopped(*arguments: object) -> object:
-        nonlocal calls
-        calls += 1
-        if calls == call:
+        nonlocal asked
+        result = act(*arguments)
+        if not asked:
+            asked = True
+            print(f"asked to stop in {act.__name__}", flush=True)
             os.kill(os.getpid(), signal.SIGUSR1)
-        return act(*arguments)
+        return result
 
     return stopped
 
 
-def test_a_look_that_a_stop_broke_off_is_taken_again(world, watched, held_out):
+def test_a_look_that_a_stop_broke_off_is_taken_again_once(world, watched, held_out):
     run_dir = world / "broken-off"
     arguments = ["--recipe", str(_recipe(world, run_dir, validation=_validation(held_out)))]
-    log = run_dir.with_suffix(".log")
-    for before, step in ((_stopped_at_a_pack, 2), (_stopped_at_an_answer, 2), (_stopped_at_the_last_look, 4)):
+    stops = [
+        (_stopped_at_a_pack, "_loader", 2, True),
+        (_stopped_at_an_answer, "_answer", 2, True),
+        (_stopped_after_looking_again, "_look_again", 2, False),
+        (_stopped_at_a_pack, "_loader", 4, True),
+    ]
+    for number, (before, where, step, look_due) in enumerate(stops):
+        log = world / f"broken-off-{number}.log"
         assert join_ranks(fork_ranks(arguments, log, before=before)) == [75, 75], log.read_text()
-        assert f"stopped on a signal after step {step}" in log.read_text()
-        state = json.loads((run_dir / "checkpoints" / f"step-{step:06d}" / "state.json").read_text())
-        assert state["state"]["look_due"]
-        assert state["score"] is None
-        assert not _validated(run_dir)[step]
-    assert "model" not in os.listdir(run_dir)
-    assert join_ranks(fork_ranks(arguments, log)) == [0, 0], log.read_text()
+        assert f"asked to stop in {where}\n" in log.read_text()
+        assert f"stopped on a signal after step {step};" in log.read_text()
+        record = json.loads((run_dir / "checkpoints" / f"step-{step:06d}" / "state.json").read_text())
+        assert record["state"]["look_due"] == look_due
+        assert record["score"] == (None if look_due else _validated(watched)[step]["validation/bleu_1"])
+        assert bool(_validated(run_dir)[step]) != look_due
+    train(arguments)
     assert _validated(run_dir) == _validated(watched)
+    assert (run_dir / "metrics.jsonl").read_text().count('"validation/loss"') == 2
     assert losses(run_dir) == losses(watched)
     for file in ("model/model.safetensors", "checkpoints/best"):
         assert (run_dir / file).read_bytes() == (watched / file).read_bytes()

@@ -171,7 +171,7 @@ def test_a_step_is_written_once(checkpoints):
 
 def test_a_step_is_written_again_with_its_score(checkpoints):
     path = _save(checkpoints, 3)
-    checkpoints.save(_FakeEngine(values=[5.0] * 4), TrainState(step=3), 0.7)
+    checkpoints.save(_FakeEngine(values=[5.0] * 4), TrainState(step=3), 0.7, again=True)
     checkpoints.close()
     assert json.loads((path / "state.json").read_text())["score"] == 0.7
     assert (checkpoints.root / "best").read_text() == f"{path.name}\n"
@@ -189,11 +189,30 @@ def test_killed_while_a_step_is_replaced_one_whole_checkpoint_is_left(checkpoint
         calls.append(source)
         replace(source, target)
 
-    checkpoints.save(_FakeEngine(values=[5.0] * 4), TrainState(step=3), 0.7)
+    checkpoints.save(_FakeEngine(values=[5.0] * 4), TrainState(step=3), 0.7, again=True)
     monkeypatch.setattr("trainer.checkpoint.os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
         checkpoints.finish()
     monkeypatch.undo()
+    assert stored.find() == path
+    assert not _leftovers(checkpoints.root)
+
+
+def test_a_checkpoint_that_cannot_be_replaced_keeps_its_name(checkpoints, stored, said, monkeypatch):
+    path = _save(checkpoints, 3)
+    replace = os.replace
+
+    def refused(source: Path, target: Path) -> None:
+        if source.name.endswith(".partial"):
+            raise OSError("no")
+        replace(source, target)
+
+    checkpoints.save(_FakeEngine(values=[5.0] * 4), TrainState(step=3), 0.7, again=True)
+    monkeypatch.setattr("trainer.checkpoint.os.replace", refused)
+    checkpoints.finish()
+    monkeypatch.undo()
+    assert "was not written: no" in said[-1]
+    assert json.loads((path / "state.json").read_text())["score"] is None
     assert stored.find() == path
     assert not _leftovers(checkpoints.root)
 

@@ -5,7 +5,8 @@ import subprocess
 import sys
 import time
 
-from tests.helpers.waiting import wait_until
+from tests.helpers.paths import ROOT
+from tests.helpers.waiting import TIMEOUT_S, wait_until
 from trainer.watchdog import Status, Watchdog, behind, report
 
 
@@ -101,7 +102,8 @@ with Watchdog(_Ranks(), Path(sys.argv[1]), hang_after=0.002, say=lambda line: No
 
 
 def test_a_slow_rank_at_work_outlives_its_stacks(tmp_path):
-    ended = subprocess.run([sys.executable, "-c", _AT_WORK, str(tmp_path)], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", _AT_WORK, str(tmp_path)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "stacks" / "rank_0.txt").read_text().count("in recursed") > 100
 
