@@ -30,11 +30,13 @@ from torch.utils.data import DataLoader
 
 from data_shards.atomic import write_json
 from data_shards.decode import decode_picture, resize
-from data_shards.index import load_index
+from data_shards.index import DatasetIndex, load_index
+from data_shards.lengths import shard_numbers, tile_sizes
 from data_shards.loader import FrameSource, PackLoader
+from data_shards.mixture import MixtureEntry, PackLimits
+from data_shards.plan import PackStream
 from data_shards.read import read_frame
 from data_shards.schema import CAMERAS, RawFrame
-from data_shards.streams import tile_stream
 from data_shards.tiling import tile_jpegs
 from data_shards.view_layout import ViewLayout
 from data_shards.write import write_shards
@@ -100,11 +102,21 @@ def write_frames(folder: Path, images: Path | None) -> None:
 def loader_frames(shards: Path, processes: int, seconds: float, *, prefetch: int = 2) -> float:
     """The project's loader, for a job on images: read, check, decode, tile, hand over."""
     source = FrameSource(name="d", index=load_index(shards))
-    stream = tile_stream([source], layout=LAYOUT, max_tiles=TILES_A_FRAME * FRAMES_A_PACK, seed=0)
     loader = PackLoader(
-        [source], stream, layout=LAYOUT, workers=processes, prefetch=prefetch, max_tiles=TILES_A_FRAME * FRAMES_A_PACK
+        [source],
+        image_stream(source.index),
+        layout=LAYOUT,
+        workers=processes,
+        prefetch=prefetch,
+        max_tiles=TILES_A_FRAME * FRAMES_A_PACK,
     )
     return _rate((step[0].meta.num_samples for step in loader), seconds)
+
+
+def image_stream(index: DatasetIndex) -> PackStream:
+    """Packs of `FRAMES_A_PACK` frames without questions."""
+    entry = MixtureEntry(sizes=tile_sizes(index, LAYOUT), weight=1.0, shards=shard_numbers(index))
+    return PackStream([entry], PackLimits(max_tokens=1, max_tiles=TILES_A_FRAME * FRAMES_A_PACK), 1, 0)
 
 
 def bare_frames(shards: Path, processes: int, seconds: float) -> float:

@@ -20,7 +20,15 @@ import torch
 from torch.utils.data import get_worker_info
 from torch.utils.data._utils import worker
 
-from benchmarks.loader_speed import FRAMES_A_PACK, LAYOUT, TILES_A_FRAME, decode_views, tiling, write_frames
+from benchmarks.loader_speed import (
+    FRAMES_A_PACK,
+    LAYOUT,
+    TILES_A_FRAME,
+    decode_views,
+    image_stream,
+    tiling,
+    write_frames,
+)
 from data_shards.atomic import write_json
 from data_shards.frame_dataset import FrameDataset, SlottedBatch
 from data_shards.index import DatasetIndex, load_index
@@ -29,7 +37,6 @@ from data_shards.loader_worker import start_worker
 from data_shards.plan import PackPlan
 from data_shards.read import read_frame
 from data_shards.slots import TileSlots
-from data_shards.streams import tile_stream
 
 MAX_TILES = TILES_A_FRAME * FRAMES_A_PACK
 
@@ -101,7 +108,7 @@ def in_memory_ms(work: Callable[[Mapping[str, bytes]], object], index: DatasetIn
 
 def first_pack(source: FrameSource) -> PackPlan:
     """Three frames."""
-    stream = tile_stream([source], layout=LAYOUT, max_tiles=MAX_TILES, seed=0)
+    stream = image_stream(source.index)
     return stream.pack(stream.start)
 
 

@@ -58,7 +58,7 @@ class PackLoader:
         """Set up a loader; workers start with the first step.
 
         Args:
-            text: None for jobs on images only, with a stream such as `streams.tile_stream` gives.
+            text: None for jobs on images only, with a stream over `lengths.tile_sizes`.
             start_position: where to begin; 0, or what `position` was.
             workers: processes; 0 makes the batches in the calling process.
             prefetch: batches each worker makes ahead, and no more.

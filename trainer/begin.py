@@ -71,7 +71,10 @@ def begin(
     run_dir.make()
     held.enter_context(locked(run_dir.path, announce))
     changes = [*run_dir.recipe_changes(text, ranks.world_size), *run_dir.input_changes(inputs)]
-    if changes and not has_steps(run_dir):
+    if changes and has_steps(run_dir):
+        run_dir.check_recipe(text, ranks.world_size)
+        run_dir.check_inputs(inputs)
+    elif changes:
         found = [name for name in FOUND if name != CODEBOOK_FILE or fits_codebook]
         aside = run_dir.move_parts_aside([*found, *BEGUN_WITH])
         lines = "\n".join(changes)
@@ -79,8 +82,6 @@ def begin(
             f"{run_dir.path}: was begun otherwise:\n{lines}\nno step was taken with that, and this start takes the "
             f"directory over; what was left there is in {aside}"
         )
-    run_dir.check_recipe(text, ranks.world_size)
-    run_dir.check_inputs(inputs)
     run_dir.begin(text, config, ranks.world_size, inputs)
     return inputs
 

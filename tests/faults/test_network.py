@@ -9,10 +9,10 @@ from data_shards.loader import FrameSource, PackLoader, TextSettings
 from data_shards.mixture import PackLimits
 from data_shards.remote import CacheSettings, open_dataset
 from data_shards.retry import Retry
-from data_shards.streams import pack_stream
 from data_shards.view_layout import ViewLayout
 from tests.helpers.frames import camera_frames, write_dataset
 from tests.helpers.shaky_server import shaky_server
+from tests.helpers.streams import pack_stream
 from tests.helpers.tokenizer import tiny_tokenizer
 
 LAYOUT = ViewLayout(tile_size=28, max_tiles=2)

@@ -26,11 +26,11 @@ from data_shards.plan import PackPlan, Visit
 from data_shards.read import BadSample, read_frame
 from data_shards.schema import CAMERAS, Question, RawFrame
 from data_shards.storage import Unreachable
-from data_shards.streams import pack_stream, tile_stream
 from data_shards.tiling import tile_images
 from data_shards.view_layout import ViewLayout
 from data_shards.write import write_shards
 from tests.helpers.raw_tar import raw_dataset
+from tests.helpers.streams import pack_stream, tile_stream
 from tests.helpers.tokenizer import drivelm_sentences, tiny_tokenizer
 from tests.helpers.waiting import wait_until
 
