@@ -44,6 +44,7 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.pack_plan
+	$(BIN)/python -m benchmarks.traced_memory
 	$(BIN)/python -m benchmarks.loader_speed --out runs/bench/loader_speed.json
 	$(BIN)/python -m benchmarks.loader_work --out runs/bench/loader_work.json
 	$(BIN)/python -m benchmarks.shared_prefix_speed

@@ -135,16 +135,19 @@ def language_layer(
 
 
 def distill_loss_bytes(
-    *, tokens: int, patches: int, width: int, entries: int, layers: int, item: int
+    *, tokens: int, patches: int, width: int, entries: int, layers: int, item: int, features: bool = True
 ) -> tuple[float, float]:
-    """Both terms of distillation, in float32: states of `layers` layers as wide as the teacher, and codebook logits.
+    """The terms of distillation, in float32: states of `layers` layers as wide as the teacher, and codebook logits.
+
+    Args:
+        features: there is a term on states.
 
     Returns:
         as `loss_bytes`.
     """
     states = tokens * width
-    kept = 2 * layers * states * _PRECISE + 2 * patches * (width + entries) * _PRECISE
-    working = layers * 2 * states * item + 3 * patches * max(entries, width) * _PRECISE
+    kept = (2 * layers * states if features else 0) * _PRECISE + patches * (width + 2 * entries) * _PRECISE
+    working = layers * 2 * states * item + 4 * patches * max(entries, width) * _PRECISE
     return kept, working
 
 
@@ -171,16 +174,17 @@ def loss_bytes(
 ) -> tuple[float, float]:
     """Head and cross-entropy of label tokens, see `models.label_loss`.
 
+    At the worst moment three float32 copies of the logits are there, their log-softmax, its gradient and their own,
+    beside the gradient of the states.
+
     Returns:
         bytes kept until the backward pass, and held beside them while one part is computed.
     """
     states = labels * config.hidden_size * item
-    rows = -(-labels // chunks)
-    logits = rows * config.vocab_size
-    working = logits * (2 * item + 2 * _PRECISE)
+    logits = -(-labels // chunks) * config.vocab_size * _PRECISE
     if chunks == 1:
-        return logits * _PRECISE + (states if trained else 0), working
-    return states, working + logits * _PRECISE
+        return logits + (states if trained else 0), 2 * logits + states
+    return states, 3 * logits + states
 
 
 def pixel_bytes(config: InternVLVisionConfig, tiles: int, item: int) -> float:

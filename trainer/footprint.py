@@ -59,6 +59,7 @@ def _distill(stage: DistillStage, tokens: int, tiles: int, divided: bool) -> Foo
         entries=settings.codebook_size,
         layers=len(stage.model.bridges),
         item=item,
+        features=bool(settings.features),
     )
     asked, loss = _answers(stage, tokens, item)
     divides = {part: divided and part.divides(stage.dtype, settings.teacher_placement) for part in stage.frozen_parts()}

@@ -107,8 +107,9 @@ def test_a_frozen_tower_keeps_nothing_and_frozen_maps_not_their_inputs():
     assert kept_bytes(lambda: layer.mlp.down_proj(hidden), weights) == hidden.numel() * 4
 
 
-@pytest.mark.parametrize(("dtype", "apart"), [(torch.bfloat16, 0.1), (torch.float32, 0.2)])
-def test_the_terms_of_distillation_keep_what_is_counted(dtype, apart):
+@pytest.mark.parametrize("features", [True, False])
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.bfloat16, 0.02), (torch.float32, 0.2)])
+def test_the_terms_of_distillation_keep_what_is_counted(dtype, apart, features):
     # In float32 some states are kept once that are two copies in 16 bits, for which the count is.
     tiles, width, entries, layers = 3, 160, 512, 2
     student = DistillStudent(
@@ -122,13 +123,19 @@ def test_the_terms_of_distillation_keep_what_is_counted(dtype, apart):
 
     def run():
         states = student(pixels)
-        terms = [negative_cosine(own, taught).sum() for own in states]
+        terms = [negative_cosine(own, taught).sum() for own in states] if features else []
         return sum(terms) + patch_kl(logits(states[-1]), logits(taught), 1.0).sum()
 
     known = [*student.parameters(), pixels, codebook.prototypes]
     tower = kept_bytes(lambda: student(pixels), known)
     kept, _ = distill_loss_bytes(
-        tokens=tiles * 65, patches=tiles * 64, width=width, entries=entries, layers=layers, item=dtype.itemsize
+        tokens=tiles * 65,
+        patches=tiles * 64,
+        width=width,
+        entries=entries,
+        layers=layers,
+        item=dtype.itemsize,
+        features=features,
     )
     assert kept == pytest.approx(kept_bytes(run, known) - tower, rel=apart)
 
