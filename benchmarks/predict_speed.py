@@ -29,6 +29,7 @@ from data_shards.schema import RawFrame
 from data_shards.tiling import tile_jpegs
 from models.vision import normalise_tiles
 from models.vlm import load_vlm
+from trainer.dist import compute_device
 from trainer.evaluate.predict import answer_frames
 from trainer.preprocessing import Preprocessing, read_preprocessing
 
@@ -54,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(model_dir: Path, data: Path, num_frames: int, limit: int) -> dict[str, Any]:
     """Questions/s of each way, and whether all gave the same answers."""
     settings = read_preprocessing(model_dir)
-    cuda = torch.cuda.is_available()
-    model: Any = load_vlm(model_dir, torch.bfloat16 if cuda else torch.float32)
-    model = model.to("cuda" if cuda else "cpu").eval()
+    device = compute_device()
+    model: Any = load_vlm(model_dir, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    model = model.to(device).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model_dir, local_files_only=True)
     index = load_index(data)
     frames = [read_frame(index, position) for position in range(min(num_frames, len(index)))]
@@ -97,7 +98,7 @@ def measure(model_dir: Path, data: Path, num_frames: int, limit: int) -> dict[st
         "model": model_dir.name,
         "frames": len(frames),
         "questions": questions,
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "questions_per_s": {name: round(rate, 2) for name, rate in rates.items()},
         "cpu_s": {name: round(seconds, 2) for name, seconds in cpu.items()},

@@ -169,12 +169,13 @@ def train_stage(stage: str, overrides: Sequence[str]) -> None:
 
 
 def run_command(*commands: Sequence[str]) -> None:
-    """Show commands and run them side by side.
+    """Show commands and run them side by side, on the CPU.
 
     Raises:
         DemoError: one of them failed.
     """
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {**os.environ, "PATH": path, "DS_ACCELERATOR": "cpu"}
     if len(commands) > 1:
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // len(commands)))
     shown = [shlex.join([Path(command[0]).name, *command[1:]]) for command in commands]

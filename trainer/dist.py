@@ -173,9 +173,16 @@ def _attempt(act: Callable[[], T]) -> tuple[T | None, Exception | None]:
         return None, error
 
 
+def num_gpus() -> int:
+    """GPUs of this machine to compute on; none where DS_ACCELERATOR is `cpu`, which DeepSpeed heeds as well."""
+    if os.environ.get("DS_ACCELERATOR") == "cpu" or not torch.cuda.is_available():
+        return 0
+    return torch.cuda.device_count()
+
+
 def compute_device(local_rank: int = 0) -> torch.device:
     """Where models compute: a GPU where there is one."""
-    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    return torch.device("cuda", local_rank) if num_gpus() else torch.device("cpu")
 
 
 def world_size_from_environment() -> int:
@@ -192,20 +199,21 @@ def init() -> Ranks:
     """Join the process group the environment describes; without a launcher, a group of one.
 
     Raises:
-        DistError: the port is taken, or the other ranks do not answer.
+        DistError: the port is taken, the other ranks do not answer, or this machine has fewer GPUs than ranks.
     """
     if "RANK" not in os.environ:
         alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         os.environ.update(alone, MASTER_PORT=str(free_port()))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    cuda = torch.cuda.is_available()
-    if cuda:
+    gpus = num_gpus()
+    if gpus:
+        _check_gpu(local_rank, gpus)
         torch.cuda.set_device(local_rank)
     try:
-        torch_dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
+        torch_dist.init_process_group("nccl" if gpus else "gloo", timeout=TIMEOUT)
     except (torch_dist.DistNetworkError, torch_dist.DistStoreError) as error:
         raise DistError(_network_message(error)) from error
-    control = torch_dist.new_group(backend="gloo", timeout=TIMEOUT) if cuda else torch_dist.group.WORLD
+    control = torch_dist.new_group(backend="gloo", timeout=TIMEOUT) if gpus else torch_dist.group.WORLD
     assert control is not None
     return Ranks(
         rank=torch_dist.get_rank(), world_size=torch_dist.get_world_size(), local_rank=local_rank, control=control
@@ -220,6 +228,14 @@ def teardown(*, others_wait: bool = False) -> None:
     """
     if torch_dist.is_initialized() and not (others_wait and torch_dist.get_world_size() > 1):
         torch_dist.destroy_process_group()
+
+
+def _check_gpu(local_rank: int, gpus: int) -> None:
+    if local_rank >= gpus:
+        raise DistError(
+            f"local rank {local_rank}: got {gpus} GPUs on this machine, expected one for each of its ranks; start as "
+            f"many ranks as there are GPUs (deepspeed --num_gpus {gpus}), or set DS_ACCELERATOR=cpu to train on the CPU"
+        )
 
 
 def _network_message(error: Exception) -> str:

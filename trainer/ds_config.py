@@ -36,6 +36,7 @@ SECTIONS = (
     "seed",
     "steps_per_print",
     "tensorboard",
+    "timers",
     "train_batch_size",
     "train_micro_batch_size_per_gpu",
     "wall_clock_breakdown",
@@ -87,6 +88,7 @@ def resolve(
         if name not in SECTIONS and (near := difflib.get_close_matches(name, SECTIONS, n=1, cutoff=0.8))
     ]
     resolved.setdefault("optimizer", {"type": "AdamW", "params": {}})
+    resolved.setdefault("timers", {"throughput": {"enabled": False}})  # DeepSpeed's own waits for the GPU twice a step
     for owned in _owned(recipe, world_size):
         section, name = _section(resolved, owned.place)
         given = section.get(name, "auto")

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
+from trainer.dist import num_gpus
 from trainer.recipe import ProfileSection
 
 PROFILE_DIR = "profile"
@@ -35,7 +35,7 @@ class StepProfile:
     def begin(self, step: int) -> None:
         """Before step `step`, counted from 1."""
         if self._profile is None and self._first <= step <= self._last:
-            cuda = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+            cuda = [ProfilerActivity.CUDA] if num_gpus() else []
             self._profile = profile(activities=[ProfilerActivity.CPU, *cuda], record_shapes=True)
             self._profile.start()
             self._began = step

@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import NoReturn
 
-import torch
 from transformers.utils import logging as transformers_logging
 
 from data_shards.loader import LoaderError
@@ -43,7 +42,7 @@ FAILURE, USAGE = 1, 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage and return its exit status."""
     options = _options(arguments)
-    if not torch.cuda.is_available():
+    if not dist.num_gpus():
         os.environ["DS_ACCELERATOR"] = "cpu"
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     transformers_logging.disable_progress_bar()

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from data_shards.atomic import write_atomically, write_json
+from trainer.dist import num_gpus
 from trainer.state import WINDOW, TrainState
 
 MAY_CHANGE = (
@@ -227,7 +228,7 @@ def _environment(world_size: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name() if num_gpus() else "cpu",
     }
 
 

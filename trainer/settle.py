@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from trainer.checkpointing_section import CheckpointingSection
+from trainer.dist import num_gpus
 from trainer.ds_config import precision
 from trainer.memory import GIB, Zero
 from trainer.memory_fit import fewest_checkpointed, memory_of
@@ -63,6 +64,4 @@ def _with(recipe: Recipe, counts: Mapping[str, int]) -> Recipe:
 
 def _own_gib() -> float:
     """Of the smallest GPU of this machine, 0 without one."""
-    if not torch.cuda.is_available():
-        return 0.0
-    return min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())) / GIB
+    return min((torch.cuda.get_device_properties(i).total_memory for i in range(num_gpus())), default=0) / GIB

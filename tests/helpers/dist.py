@@ -123,6 +123,8 @@ def _in_group(rank: int, world: int, port: int, function: Callable[..., Any], ar
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment without anything a launcher or another test may have left in it."""
+    """This process's environment without anything a launcher or another test may have left in it; where there is a GPU
+    it says that the CPU is wanted."""
     ours = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR", "OMP_NUM_THREADS")
-    return {name: value for name, value in os.environ.items() if name not in ours}
+    inherited = {name: value for name, value in os.environ.items() if name not in ours}
+    return {**inherited, "DS_ACCELERATOR": "cpu"} if torch.cuda.is_available() else inherited

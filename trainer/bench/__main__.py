@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from data_shards.atomic import write_json
 from trainer import dist
 from trainer.bench.collectives import COMMUNICATION
@@ -33,9 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.cached and (options.stage != "distill" or options.data or options.make_frames):
         parser.error("--cached: is for --stage distill, with random packs in memory")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    if not torch.cuda.is_available():
+    if not dist.num_gpus():
         os.environ["DS_ACCELERATOR"] = "cpu"
-    default = "zero1.json" if torch.cuda.is_available() else "cpu_zero3.json"
+    default = "zero1.json" if dist.num_gpus() else "cpu_zero3.json"
     settings = BenchSettings(
         preset=options.preset,
         stage=options.stage,

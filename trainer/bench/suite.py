@@ -23,7 +23,7 @@ import torch
 from data_shards.atomic import write_json
 from trainer.bench.settings import PRESETS, ROOT
 from trainer.bench.suite_page import ALONE, CHECKS, page
-from trainer.dist import free_port
+from trainer.dist import free_port, num_gpus
 from trainer.loggers import announce
 
 _LEAST_SECONDS = 20.0
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end = time.monotonic() + 60 * options.minutes
     options.out.mkdir(parents=True, exist_ok=True)
     results: list[PartResult] = []
-    for part in parts(options.preset, options.out, options.gpu_memory, torch.cuda.device_count(), options.workers):
+    for part in parts(options.preset, options.out, options.gpu_memory, num_gpus(), options.workers):
         if options.only and not any(word in part.name for word in options.only):
             continue
         results.append(run_part(part, end - time.monotonic()))
@@ -181,8 +181,8 @@ def _write(options: argparse.Namespace, results: Sequence[PartResult]) -> None:
     about = {
         "date": time.strftime("%Y-%m-%d"),
         "preset": options.preset,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores, no GPU",
-        "devices": torch.cuda.device_count(),
+        "device": torch.cuda.get_device_name() if num_gpus() else f"{os.cpu_count()} CPU cores, no GPU",
+        "devices": num_gpus(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "python": platform.python_version(),

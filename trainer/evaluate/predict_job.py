@@ -13,7 +13,7 @@ from data_shards.coords import unparsed_tags
 from data_shards.read import read_frame
 from data_shards.schema import RawFrame
 from models.vlm import load_vlm
-from trainer.dist import Ranks, is_main_process
+from trainer.dist import Ranks, compute_device, is_main_process
 from trainer.evaluate.option_order import original_letter, permute_options
 from trainer.evaluate.partial_answers import AnswerLog, PartialAnswers, Row
 from trainer.evaluate.predict import Answered, Asking, PredictError, answer_in_batches
@@ -141,9 +141,8 @@ class _Answerer:
     """A loaded model that answers frames of one dataset."""
 
     def __init__(self, job: PredictJob, inputs: PredictInputs, ranks: Ranks | None) -> None:
-        cuda = torch.cuda.is_available()
-        device = ranks.device() if ranks else torch.device("cuda" if cuda else "cpu")
-        self._model = load_vlm(job.model, torch.bfloat16 if cuda else torch.float32)
+        device = ranks.device() if ranks else compute_device()
+        self._model = load_vlm(job.model, torch.bfloat16 if device.type == "cuda" else torch.float32)
         self._model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` untyped
         self._tokenizer = PreTrainedTokenizerFast.from_pretrained(job.model, local_files_only=True)
         self._inputs = inputs
