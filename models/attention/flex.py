@@ -10,6 +10,7 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from models.attention.base import AttentionError, Group, refuse_dropout
+from models.transfer import sent
 
 BLOCK = 128
 """Tokens of a block, FlexAttention's own default."""
@@ -43,9 +44,9 @@ class Ranges:
     def to(self, device: torch.device | str) -> "Ranges":
         """The same ranges on `device`."""
         return Ranges(
-            prefix_start=self.prefix_start.to(device, non_blocking=True),
-            prefix_end=self.prefix_end.to(device, non_blocking=True),
-            own_start=self.own_start.to(device, non_blocking=True),
+            prefix_start=sent(self.prefix_start, device),
+            prefix_end=sent(self.prefix_end, device),
+            own_start=sent(self.own_start, device),
         )
 
     def mask(self) -> Callable[..., torch.Tensor]:

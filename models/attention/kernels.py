@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import torch
 
+from models.transfer import sent
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sequences:
@@ -44,7 +46,7 @@ class Sequences:
 
     def to(self, device: torch.device | str) -> "Sequences":
         """The same sequences with their boundaries on `device`."""
-        return replace(self, cu_q=self.cu_q.to(device, non_blocking=True), cu_k=self.cu_k.to(device, non_blocking=True))
+        return replace(self, cu_q=sent(self.cu_q, device), cu_k=sent(self.cu_k, device))
 
 
 Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor]

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from models.attention.base import Group
+from models.transfer import sent
 
 _RUN_TOKENS = 128
 """Neighbouring segments are attended together up to so many tokens, or up to half their prefix where that is more."""
@@ -55,7 +56,7 @@ class SdpaPlan:
 
     def to(self, device: torch.device | str) -> "SdpaPlan":
         """The same plan with its masks on `device`."""
-        moved = (tuple(replace(run, mask=run.mask.to(device, non_blocking=True)) for run in runs) for runs in self.runs)
+        moved = (tuple(replace(run, mask=sent(run.mask, device)) for run in runs) for runs in self.runs)
         return replace(self, runs=tuple(moved))
 
     def attend(

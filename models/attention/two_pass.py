@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from models.attention.base import Group, refuse_dropout
 from models.attention.kernels import Sequences, VarlenKernel
+from models.transfer import sent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,8 @@ class SecondPass:
         """The same pass with its tensors on `device`."""
         return SecondPass(
             sequences=self.sequences.to(device),
-            queries=self.queries.to(device, non_blocking=True),
-            keys=self.keys.to(device, non_blocking=True),
+            queries=sent(self.queries, device),
+            keys=sent(self.keys, device),
         )
 
 

@@ -19,6 +19,7 @@ from models.label_loss import head_chunks
 from models.loading import Weights
 from models.packed_vlm import settle_rotary
 from models.presets import image_tokens_per_tile
+from models.transfer import sent
 from trainer.dist import compute_device
 from trainer.preprocessing import chat_template
 from trainer.recipe import Recipe
@@ -118,16 +119,16 @@ class AnswerTerm:
         divergences_M, agreed_M = self.head(
             student_TNE[:, 1:],
             teacher_TNE[:, 1:],
-            batch.input_ids.to(device, non_blocking=True),
-            batch.position_ids.to(device, non_blocking=True),
+            sent(batch.input_ids, device),
+            sent(batch.position_ids, device),
             layout,
-            batch.label_positions.to(device, non_blocking=True),
+            sent(batch.label_positions, device),
             self._temperature,
             batch.dummy_tile,
             self._chunks,
-            image_positions.to(device, non_blocking=True),
+            sent(image_positions, device),
         )
-        total = (divergences_M * batch.label_weights.to(device, non_blocking=True)).sum()
+        total = (divergences_M * sent(batch.label_weights, device)).sum()
         return total, {
             "answer_logits": (total, self.weight(batch)),
             "accuracy/teacher_tokens": (agreed_M.sum().float(), float(len(agreed_M))),

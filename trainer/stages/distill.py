@@ -16,6 +16,7 @@ from data_shards.cost import CostModel
 from models.distill_heads import Codebook, DistillStudent
 from models.flops import tile_tokens, tower_flops, vision_flops
 from models.loading import Blank, Files, HeldWeights
+from models.transfer import sent
 from models.vision import normalise_tiles
 from trainer.codebook import StoredCodebook, given_codebook
 from trainer.engine_partition import Partition
@@ -152,7 +153,7 @@ class DistillStage(Stage):
 
     def loss(self, forward: Forward, batch: Batch, device: torch.device) -> LossOut:
         terms = self.recipe.distill
-        pixels = normalise_tiles(batch.tiles.to(device, non_blocking=True), self.dtype)
+        pixels = normalise_tiles(sent(batch.tiles, device), self.dtype)
         targets = batch.targets.to(device, non_blocking=True) if batch.targets else None
         teacher_TNE = self._states(pixels, targets)
         student_TNE = forward(pixels)
@@ -194,7 +195,7 @@ class DistillStage(Stage):
         if batch.dummy_tile:
             return {}
         owners = [name for name, tiles in batch.meta.frame_tiles for _ in range(tiles)]
-        index_T = index_of(self.datasets, owners).to(each_T.device, non_blocking=True)
+        index_T = sent(index_of(self.datasets, owners), each_T.device)
         return means_by(self.datasets, index_T, each_T, torch.ones_like(each_T))
 
     def _flops(self, batch: Batch) -> TrainFlops:

@@ -22,6 +22,7 @@ from models.label_loss import head_chunks
 from models.loading import Blank, Weights
 from models.packed_vlm import PackedVLM
 from models.presets import TEXT_PRESETS, VLM_PRESETS, image_tokens_per_tile
+from models.transfer import sent
 from models.vision import normalise_tiles
 from trainer.dist import compute_device
 from trainer.preprocessing import chat_template
@@ -117,8 +118,8 @@ class VlmStage(Stage):
 
     def loss(self, forward: Forward, batch: Batch, device: torch.device) -> LossOut:
         layout = pack_layout(batch.groups, batch.segment_ids, self.attention).to(device)
-        dataset_M = _of_labels(batch, self.datasets, batch.meta.datasets).to(device, non_blocking=True)
-        type_M = _of_labels(batch, QUESTION_KINDS, batch.meta.kinds).to(device, non_blocking=True)
+        dataset_M = sent(_of_labels(batch, self.datasets, batch.meta.datasets), device)
+        type_M = sent(_of_labels(batch, QUESTION_KINDS, batch.meta.kinds), device)
         chunks = head_chunks(self.recipe.data.max_tokens, self.vlm.lm_head.out_features)
         image_positions = (batch.input_ids == self.vlm.config.image_token_id).nonzero()[:, 0]
         batch = batch.to(device, non_blocking=True)
@@ -131,7 +132,7 @@ class VlmStage(Stage):
             batch.dummy_tile,
             batch.label_targets,
             chunks,
-            image_positions.to(device, non_blocking=True),
+            sent(image_positions, device),
         )
         weights_M = batch.label_weights.to(each_M.dtype)
         losses_M = each_M * weights_M
