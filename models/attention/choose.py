@@ -2,7 +2,6 @@
 
 import difflib
 import importlib.metadata
-import importlib.util
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -17,6 +16,7 @@ from models.attention.flex import FlexPlan
 from models.attention.kernels import FlashAttention2, TorchVarlen
 from models.attention.sdpa import SdpaPlan
 from models.attention.two_pass import TwoPassPlan
+from models.triton_ready import triton_obstacle
 
 Wanted = Literal["auto", "flash", "varlen", "flex", "sdpa"]
 
@@ -110,11 +110,9 @@ def _obstacle(
 
 
 def _flex_obstacle(head_dim: int) -> str | None:
-    if importlib.util.find_spec("triton") is None:
-        return "needs triton, which is not installed; install a CUDA build of torch"
     if head_dim < _FLEX_MIN_HEAD_DIM:
         return f"needs a head dim of at least {_FLEX_MIN_HEAD_DIM}, got {head_dim}"
-    return None
+    return triton_obstacle()
 
 
 def _kernel_obstacle(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:

@@ -2,12 +2,12 @@
 
 import difflib
 import importlib.metadata
-import importlib.util
 from typing import Any, Literal
 
 import torch
 
 from models.fused.operations import PLAIN, KernelName, Operations, rms_norm, rotary, swiglu
+from models.triton_ready import triton_obstacle
 
 WantedKernels = Literal["auto", "liger", "compile", "plain"]
 
@@ -65,9 +65,9 @@ def _operations(name: KernelName, announcement: str) -> Operations:
     if name == "compile":
         return Operations(
             name=name,
-            rms_norm=torch.compile(rms_norm),
-            swiglu=torch.compile(swiglu),
-            rotary=torch.compile(rotary),
+            rms_norm=torch.compile(rms_norm, dynamic=True),
+            swiglu=torch.compile(swiglu, dynamic=True),
+            rotary=torch.compile(rotary, dynamic=True),
             announcement=announcement,
         )
     return Operations(
@@ -107,9 +107,7 @@ def _obstacle(name: KernelName, device: torch.device) -> str | None:
         return None
     if name == "liger":
         return _liger_obstacle(device)
-    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        return "needs triton, which is not installed; install a CUDA build of torch"
-    return None
+    return triton_obstacle() if device.type == "cuda" else None
 
 
 def _liger_obstacle(device: torch.device) -> str | None:
@@ -126,4 +124,4 @@ def _liger_obstacle(device: torch.device) -> str | None:
         _liger_functions()
     except ImportError as error:
         return f"cannot load liger-kernel {version} ({error}): {install}"
-    return None
+    return triton_obstacle()
