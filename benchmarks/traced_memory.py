@@ -29,7 +29,6 @@ from trainer.bench.settings import PRESETS, BenchSettings, bench_recipe, pack_se
 from trainer.checkpointing_section import CheckpointingSection
 from trainer.memory import GIB, Memory, Zero
 from trainer.memory_fit import memory_of
-from trainer.recipe import DistillSection
 from trainer.stages import make_stage
 from trainer.stages.base import Stage
 from trainer.stages.distill import DistillStage
@@ -133,12 +132,9 @@ def traced_step(settings: BenchSettings) -> Traced:
 
 
 def _stage(settings: BenchSettings, directory: Path) -> Stage:
-    """Of the benchmark's recipe, with the vocabulary that a recipe has by itself in the place of a small one."""
     recipe = bench_recipe(settings, directory)
     if settings.cached:
         write_codebook(recipe, settings.preset)
-    else:
-        recipe = replace(recipe, distill=DistillSection())
     return make_stage(recipe, torch.bfloat16, loaded=False)
 
 

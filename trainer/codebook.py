@@ -19,6 +19,7 @@ from trainer.hashes import view_sha256
 from trainer.recipe import Recipe
 
 _METADATA = "codebook"
+_CPU = torch.device("cpu")
 
 
 class CodebookError(ValueError):
@@ -101,10 +102,15 @@ def given_codebook(recipe: Recipe) -> StoredCodebook:
 
 
 @torch.no_grad()
-def fit_codebook(features_FE: torch.Tensor, record: CodebookRecord, path: Path) -> None:
-    """Spherical k-means over a teacher's patch features; the file is written whole or not at all."""
-    generator = torch.Generator().manual_seed(record.seed)
-    prototypes = spherical_kmeans(features_FE, record.entries, record.iterations, generator)
+def fit_codebook(features_FE: torch.Tensor, record: CodebookRecord, path: Path, device: torch.device = _CPU) -> None:
+    """Spherical k-means over a teacher's patch features; the file is written whole or not at all.
+
+    Args:
+        features_FE: float32.
+        device: where the means are computed; it needs twice the features' memory there, and draws its own numbers.
+    """
+    generator = torch.Generator(device).manual_seed(record.seed)
+    prototypes = spherical_kmeans(features_FE.to(device), record.entries, record.iterations, generator).cpu()
     metadata = {_METADATA: json.dumps(asdict(record))}  # one entry: safetensors does not keep the order of several
     write_atomically(path, save({"prototypes": prototypes.contiguous()}, metadata))
 

@@ -208,6 +208,7 @@ def init() -> Ranks:
     gpus = num_gpus()
     if gpus:
         _check_gpu(local_rank, gpus)
+        _let_segments_grow()
         torch.cuda.set_device(local_rank)
     try:
         torch_dist.init_process_group("nccl" if gpus else "gloo", timeout=TIMEOUT)
@@ -236,6 +237,12 @@ def _check_gpu(local_rank: int, gpus: int) -> None:
             f"local rank {local_rank}: got {gpus} GPUs on this machine, expected one for each of its ranks; start as "
             f"many ranks as there are GPUs (deepspeed --num_gpus {gpus}), or set DS_ACCELERATOR=cpu to train on the CPU"
         )
+
+
+def _let_segments_grow() -> None:
+    """Packs differ in length: memory that torch's allocator took for one fits the next only where segments can grow."""
+    if "PYTORCH_ALLOC_CONF" not in os.environ and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 
 def _network_message(error: Exception) -> str:

@@ -9,7 +9,7 @@ from torch import nn
 
 from trainer import engine_state
 from trainer.ds_config import precision
-from trainer.engine_import import import_deepspeed
+from trainer.engine_import import build_errors, import_deepspeed
 from trainer.engine_partition import is_divided
 from trainer.fragments import FragmentReader
 from trainer.grad_norms import grad_squares
@@ -60,7 +60,7 @@ class Engine:
             self._engine, *_ = deepspeed.initialize(
                 model=model, model_parameters=members, config=dict(config), dist_init_required=False
             )
-        except (RuntimeError, FileNotFoundError, ImportError) as error:
+        except build_errors() as error:
             if not _failed_to_build(error):
                 raise
             raise EngineError(
@@ -189,5 +189,5 @@ def _failed_to_build(error: BaseException | None) -> bool:
     if error is None:
         return False
     message = str(error).lower()
-    named = any(word in message for word in ("compil", "ninja", "failed to build"))
+    named = any(word in message for word in ("compil", "ninja", "failed to build", "cuda_home"))
     return named or _failed_to_build(error.__cause__ or error.__context__)

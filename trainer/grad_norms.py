@@ -28,7 +28,7 @@ def grad_squares(optimizer: Any, module_of: Mapping[nn.Parameter, str], world_si
     factor = share / float(getattr(optimizer, "loss_scale", 1.0)) ** 2
     squares = {}
     for module, parts in gradients.items():
-        norms = torch.stack([norm.float() for norm in torch._foreach_norm(parts)])
+        norms = torch.stack(torch._foreach_norm(parts, 2, torch.float32))
         squares[module] = norms.square().sum() * factor
     return squares
 

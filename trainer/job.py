@@ -36,6 +36,7 @@ from trainer.stages import make_stage
 from trainer.stages.base import Preparation, Stage
 from trainer.state import StopRequest, TrainState
 from trainer.stop_check import StopCheck
+from trainer.tensor_cores import use_tensor_cores
 from trainer.validator import Validator
 from trainer.watchdog import Watchdog
 from trainer.write_model import write_model
@@ -109,7 +110,8 @@ def run_job(job: Job, stop: StopRequest) -> Outcome:
         data = make_data(recipe, stage.text, ranks, stage.cost())
         validator = Validator(recipe, stage, ranks)
         plan = [*data.summary(ranks.world_size), *validator.notes()]
-        announce("\n".join([*notes, *chosen, *layers, *stage.notes(), *plan, _table(stage)]))
+        cores = use_tensor_cores(config)
+        announce("\n".join([*notes, *chosen, *cores, *layers, *stage.notes(), *plan, _table(stage)]))
         anew = job.resume == "never"
         inputs = ranks.on_main(lambda: begin(run_dir, stage, data, config, ranks, held, anew=anew))
         _judge_counted(data, run_dir, ranks)

@@ -172,10 +172,11 @@ def _backward_peak(footprint: Footprint, checkpointed: Mapping[str, int]) -> flo
 
 
 def _update(footprint: Footprint, zero: Zero) -> float:
-    """Gradients in float32, which the optimiser takes; there are no activations then."""
+    """Gradients laid end to end, and the same in float32, which the optimiser takes; there are no activations then."""
     if zero.offload_optimizer:
         return 0.0
-    return _PRECISE * footprint.trained / (zero.world_size if zero.stage else 1)
+    flat = zero.item if zero.stage and zero.item < _PRECISE else 0
+    return (flat + _PRECISE) * footprint.trained / (zero.world_size if zero.stage else 1)
 
 
 def table(memory: Memory, title: str) -> str:

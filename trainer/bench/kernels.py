@@ -142,9 +142,12 @@ def _operations(config: LlamaConfig, tokens: int, dtype: torch.dtype, timer: _Ti
         def normed(x: torch.Tensor, weight: torch.Tensor, rms_norm: Any = kernels.rms_norm) -> Any:
             return rms_norm(x, weight, 1e-5)
 
+        def gated(gate: torch.Tensor, up: torch.Tensor, swiglu: Any = kernels.swiglu) -> Any:
+            return swiglu(gate * 1, up * 1)  # Liger's writes gradients over its inputs
+
         calls: dict[str, tuple[Callable[..., Any], Sequence[torch.Tensor]]] = {
             "RMSNorm": (normed, norm),
-            "SwiGLU": (kernels.swiglu, gates),
+            "SwiGLU": (gated, gates),
             "rotary": (turned, (query, key)),
         }
         for kernel, (call, inputs) in calls.items():

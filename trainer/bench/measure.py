@@ -28,6 +28,7 @@ from trainer.memory_fit import fewest_checkpointed, memory_of
 from trainer.stages import make_stage
 from trainer.stages.base import Preparation, Stage
 from trainer.stages.sources import StageError
+from trainer.tensor_cores import use_tensor_cores
 
 
 def measure(settings: BenchSettings, ranks: Ranks, run_dir: Path) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def measure(settings: BenchSettings, ranks: Ranks, run_dir: Path) -> dict[str, A
         figures of this rank, ready for JSON; times in seconds, memory in bytes.
     """
     config, adamw = _config(settings, ranks, run_dir)
+    use_tensor_cores(config)
     if settings.cached:
         ranks.on_main(lambda: write_codebook(bench_recipe(settings, run_dir), settings.preset))
     settings = fitted(settings, config, ranks.world_size, run_dir)

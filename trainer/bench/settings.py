@@ -35,13 +35,14 @@ TOKENIZER = ROOT / "models" / "tiny" / "language"
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Names of model presets, and the side of their tiles in pixels."""
+    """Names of model presets, the side of their tiles in pixels, and entries of the teacher's codebook."""
 
     teacher: str
     student: str
     language: str
     vlm: str
     tile_size: int
+    codebook_size: int
 
 
 PRESETS = {
@@ -51,8 +52,16 @@ PRESETS = {
         language="internlm2-1.8b",
         vlm="drivlm-2b",
         tile_size=448,
+        codebook_size=DistillSection().codebook_size,
     ),
-    "tiny": Preset(teacher="tiny-teacher", student="tiny-student", language="tiny-lm", vlm="tiny-vlm", tile_size=112),
+    "tiny": Preset(
+        teacher="tiny-teacher",
+        student="tiny-student",
+        language="tiny-lm",
+        vlm="tiny-vlm",
+        tile_size=112,
+        codebook_size=64,
+    ),
 }
 
 
@@ -120,8 +129,9 @@ def bench_recipe(settings: BenchSettings, run_dir: Path) -> Recipe:
 
 
 def _distillation(settings: BenchSettings, run_dir: Path) -> DistillSection:
-    """A small codebook, which hardly costs time; targets are cached without features, as is usual."""
-    online = DistillSection(codebook_tiles=settings.tiles, codebook_iterations=1, codebook_size=64, top_k=32)
+    """A codebook that is soon fitted; targets are cached without features, as is usual."""
+    entries = PRESETS[settings.preset].codebook_size
+    online = DistillSection(codebook_tiles=settings.tiles, codebook_iterations=1, codebook_size=entries, top_k=32)
     return replace(online, codebook=run_dir / "codebook.safetensors", features=0.0) if settings.cached else online
 
 

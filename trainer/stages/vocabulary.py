@@ -37,7 +37,7 @@ def own_codebook(
     if not preparation.ranks.on_main(path.is_file):
         features_FE = codebook_features(recipe, tower, preparation.first_batches(), preparation.device)
         record = codebook_record(recipe, teacher_sha256, patch_size)
-        preparation.ranks.on_main(lambda: fit_codebook(features_FE, record, path))
+        preparation.ranks.on_main(lambda: fit_codebook(features_FE, record, path, preparation.device))
     stored = read_codebook(path)
     stored.check({"teacher_sha256": teacher_sha256})
     return stored

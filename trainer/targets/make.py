@@ -43,7 +43,7 @@ def make_codebook(recipe: Recipe, say: Say) -> None:
     data = make_data(replace(recipe, data=replace(recipe.data, datasets=blind)), None, None)
     features = codebook_features(recipe, tower, data.first_batches(), compute_device())
     path.parent.mkdir(parents=True, exist_ok=True)
-    fit_codebook(features, record, path)
+    fit_codebook(features, record, path, compute_device())
     say(f"{path}: {record.entries} entries, fitted on {len(features)} patches; sha256 {read_codebook(path).sha256}")
 
 

@@ -22,11 +22,25 @@ def _fail(message: str, cause: Exception | None = None):
     [
         ("DeepSpeedCPUAdam requires the cpu_adam op, which failed to build/load.", None),
         ("Error building extension", RuntimeError("Ninja is required to load C++ extensions")),
+        ("cannot load", OSError("CUDA_HOME environment variable is not set.")),
     ],
 )
 def test_an_optimiser_that_cannot_be_built_is_explained(monkeypatch, message, cause):
     monkeypatch.setattr(importlib.import_module("deepspeed"), "initialize", _fail(message, cause))
     with pytest.raises(EngineError, match=r"Install g\+\+ and ninja .* \"torch_adam\": true"):
+        Engine(torch.nn.Linear(2, 2), [], {})
+
+
+def test_an_optimiser_without_cudas_compiler_is_explained(monkeypatch):
+    deepspeed = importlib.import_module("deepspeed")
+
+    def initialize(**kwargs):
+        raise importlib.import_module("deepspeed.ops.op_builder.builder").MissingCUDAException(
+            "CUDA_HOME does not exist"
+        )
+
+    monkeypatch.setattr(deepspeed, "initialize", initialize)
+    with pytest.raises(EngineError, match="on GPUs also nvcc"):
         Engine(torch.nn.Linear(2, 2), [], {})
 
 
