@@ -170,21 +170,22 @@ def language_ends(config: LlamaConfig, tokens: int, item: int, *, trained: bool 
 
 
 def loss_bytes(
-    config: LlamaConfig, labels: int, item: int, *, chunks: int, trained: bool = True
+    config: LlamaConfig, labels: int, item: int, *, chunks: int, trained: bool = True, fused: bool = False
 ) -> tuple[float, float]:
     """Head and cross-entropy of label tokens, see `models.label_loss`.
 
     At the worst moment three float32 copies of the logits are there, their log-softmax, its gradient and their own,
-    beside the gradient of the states.
+    beside the gradient of the states. Fused, it is the logits and their gradient, in the model's precision.
 
     Returns:
         bytes kept until the backward pass, and held beside them while one part is computed.
     """
     states = labels * config.hidden_size * item
-    logits = -(-labels // chunks) * config.vocab_size * _PRECISE
+    logits = -(-labels // chunks) * config.vocab_size * (item if fused else _PRECISE)
+    gradients = logits if fused else 2 * logits
     if chunks == 1:
-        return logits + (states if trained else 0), 2 * logits + states
-    return states, 3 * logits + states
+        return logits + (states if trained else 0), gradients + states
+    return states, logits + gradients + states
 
 
 def pixel_bytes(config: InternVLVisionConfig, tiles: int, item: int) -> float:

@@ -38,14 +38,28 @@ def checkpoint_layers(layers: Iterable[nn.Module]) -> None:
     The state of torch's random generators is restored for the second run, so that DropPath drops the same branches.
     """
     for layer in layers:
-        if "forward" not in vars(layer):
+        if _former(layer) is None:
             layer.forward = partial(_again, layer, layer.forward)
 
 
 def release_layers(layers: Iterable[nn.Module]) -> None:
     """Undo `checkpoint_layers`; layers that were left alone stay as they are."""
     for layer in layers:
-        vars(layer).pop("forward", None)
+        former = _former(layer)
+        if former is None:
+            continue
+        vars(layer).pop("forward")
+        if layer.forward != former:
+            layer.forward = former
+
+
+def _former(layer: nn.Module) -> Callable[..., Any] | None:
+    """What a checkpointed layer runs, now and again; None for other layers."""
+    forward = vars(layer).get("forward")
+    if not isinstance(forward, partial) or forward.func is not _again:
+        return None
+    own: Callable[..., Any] = forward.args[1]
+    return own
 
 
 def _again(layer: nn.Module, forward: Callable[..., Any], hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

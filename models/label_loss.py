@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
+
+from models.fused import PLAIN, Operations
 
 _CHUNK_BYTES = 2**30
 
@@ -35,7 +36,11 @@ def head_chunks(max_labels: int, vocab_size: int) -> int:
 
 
 def label_losses(
-    head: Callable[[torch.Tensor], torch.Tensor], hidden_MD: torch.Tensor, targets_M: torch.Tensor, chunks: int = 1
+    head: Callable[[torch.Tensor], torch.Tensor],
+    hidden_MD: torch.Tensor,
+    targets_M: torch.Tensor,
+    chunks: int = 1,
+    operations: Operations = PLAIN,
 ) -> LabelLosses:
     """Cross-entropy of every label token, in float32, or in float64 where the logits are.
 
@@ -45,20 +50,23 @@ def label_losses(
         targets_M: int64.
         chunks: parts, of equal size but for one; the logits of more than one are not kept but computed again in the
             backward pass.
+        operations: whose cross-entropy it is.
     """
     if chunks == 1:
-        return _losses(head, hidden_MD, targets_M)
+        return _losses(head, hidden_MD, targets_M, operations)
     parts = [
-        checkpoint(_losses, head, hidden, targets, use_reentrant=False)
+        checkpoint(_losses, head, hidden, targets, operations, use_reentrant=False)
         for hidden, targets in zip(hidden_MD.tensor_split(chunks), targets_M.tensor_split(chunks), strict=True)
     ]
     return LabelLosses(torch.cat([part.losses for part in parts]), torch.cat([part.predicted for part in parts]))
 
 
 def _losses(
-    head: Callable[[torch.Tensor], torch.Tensor], hidden_MD: torch.Tensor, targets_M: torch.Tensor
+    head: Callable[[torch.Tensor], torch.Tensor],
+    hidden_MD: torch.Tensor,
+    targets_M: torch.Tensor,
+    operations: Operations,
 ) -> LabelLosses:
     logits_MV = head(hidden_MD)
-    wide_MV = logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32))
-    losses = cross_entropy(wide_MV, targets_M, reduction="none")
+    losses = operations.cross_entropy(logits_MV, targets_M)
     return LabelLosses(losses, logits_MV.detach().argmax(dim=-1))

@@ -104,6 +104,7 @@ class PackedVLM(nn.Module):
         if attention is not None:
             tower.set_attn_implementation(attention.vision)
         language.set_attn_implementation(PACK_ATTENTION)
+        self._operations = operations
         use_fused(vlm, operations)
 
     def release(self) -> InternVLForConditionalGeneration:
@@ -158,4 +159,4 @@ class PackedVLM(nn.Module):
         hidden_MD = outputs.last_hidden_state[0, label_positions]
         if label_targets is None:
             return self.vlm.lm_head(hidden_MD)
-        return label_losses(self.vlm.lm_head, hidden_MD, label_targets, head_chunks)
+        return label_losses(self.vlm.lm_head, hidden_MD, label_targets, head_chunks, self._operations)

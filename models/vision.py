@@ -3,6 +3,8 @@
 Shape suffixes: T tiles, S tile side in pixels, P patches of a tile, D width of the tower.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import InternVLVisionConfig, InternVLVisionModel
@@ -80,11 +82,27 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0.0:
             return branch
         kept = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= self.rate
-        return branch * kept.to(branch.dtype) / (1.0 - self.rate)
+        factors = kept.to(torch.promote_types(branch.dtype, torch.float32)) / (1.0 - self.rate)
+        scaled: torch.Tensor = _Scaled.apply(branch, factors)
+        return scaled
 
     def extra_repr(self) -> str:
         """Shown when the module is printed."""
         return f"rate={self.rate:.3f}"
+
+
+class _Scaled(torch.autograd.Function):
+    """States times factors that may be more precise, in one pass and in the states' dtype."""
+
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(factors)
+        return torch.mul(states, factors, out=torch.empty_like(states))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (gradient,), (factors,) = gradients, ctx.saved_tensors
+        return torch.mul(gradient, factors, out=torch.empty_like(gradient)), None
 
 
 def own_drop_path(config: InternVLVisionConfig) -> float:

@@ -117,7 +117,7 @@ def _vlm(stage: VlmStage, tokens: int, tiles: int) -> Footprint:
         trained=_numbers(parameter for parameter in stage.model.parameters() if parameter.requires_grad),
         modules=(tower, ModuleBytes(name="language", layers=language.layers, skipped=language.skipped, ends=ends)),
         others=_projector(stage, config, tiles, item),
-        loss=loss_bytes(text, tokens, item, chunks=chunks, trained=_other_trained(stage, "lm_head.")),
+        loss=loss_bytes(text, tokens, item, chunks=chunks, trained=_other_trained(stage, "lm_head."), fused=fused),
         forward_alone=vision_layer(vision, tiles, item).forward,
         tiles=pixel_bytes(vision, tiles, item),
     )

@@ -2,11 +2,12 @@
 
 import difflib
 import importlib.metadata
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 
-from models.fused.operations import PLAIN, KernelName, Operations, rms_norm, rotary, swiglu
+from models.fused.operations import PLAIN, KernelName, Operations, cross_entropy, rms_norm, rotary, swiglu
 from models.triton_ready import triton_obstacle
 
 WantedKernels = Literal["auto", "liger", "compile", "plain"]
@@ -15,7 +16,7 @@ ORDER: tuple[KernelName, ...] = ("liger", "compile", "plain")
 """Tried in this order under "auto" on a GPU; on a CPU "auto" is plain, since to compile takes longer than it saves."""
 
 _KINDS = {
-    "liger": "Liger's kernels",
+    "liger": "Liger's kernels, cross-entropy compiled",
     "compile": "torch.compile of each operation",
     "plain": "as transformers writes them",
 }
@@ -55,7 +56,9 @@ def choose_fused(wanted: WantedKernels, device: torch.device) -> Operations:
     if wanted == "auto":
         unwanted = "comes later in the order" if device.type == "cuda" else "takes longer than it saves on a CPU"
     others = "; ".join(f"not {name}: {reasons[name] or unwanted}" for name in ORDER if name != chosen)
-    announcement = f"kernels: {chosen} ({_KINDS[chosen]}) for RMSNorm, SwiGLU and rotary embeddings; {others}"
+    announcement = (
+        f"kernels: {chosen} ({_KINDS[chosen]}) for RMSNorm, SwiGLU, rotary embeddings and cross-entropy; {others}"
+    )
     return _operations(chosen, announcement)
 
 
@@ -68,15 +71,16 @@ def _operations(name: KernelName, announcement: str) -> Operations:
             rms_norm=torch.compile(rms_norm, dynamic=True),
             swiglu=torch.compile(swiglu, dynamic=True),
             rotary=torch.compile(rotary, dynamic=True),
+            cross_entropy=torch.compile(cross_entropy, dynamic=True),
             announcement=announcement,
         )
-    return Operations(
-        name=name, rms_norm=PLAIN.rms_norm, swiglu=PLAIN.swiglu, rotary=PLAIN.rotary, announcement=announcement
-    )
+    return replace(PLAIN, announcement=announcement)
 
 
 def liger_operations(functions: Any, announcement: str) -> Operations:
     """Liger's functions under the signatures of `Operations`.
+
+    Its cross-entropy is not taken: it rounds losses to the logits' precision, and the host waits for it.
 
     Args:
         functions: the module `liger_kernel.transformers.functional`.
@@ -91,6 +95,7 @@ def liger_operations(functions: Any, announcement: str) -> Operations:
         rms_norm=normed,
         swiglu=functions.liger_swiglu,
         rotary=functions.liger_rope,
+        cross_entropy=torch.compile(cross_entropy, dynamic=True),
         announcement=announcement,
     )
 

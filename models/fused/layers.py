@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.internvl.modeling_internvl import InternVLVisionRMSNorm
+from transformers.models.internvl.modeling_internvl import InternVLVisionLayer, InternVLVisionRMSNorm
 from transformers.models.llama.modeling_llama import (
     LlamaAttention,
     LlamaMLP,
@@ -74,10 +74,19 @@ def _attention(
     return module.o_proj(out.reshape(*rows, -1).contiguous()), weights
 
 
+def _vision_layer(module: Any, operations: Operations, hidden_states: torch.Tensor) -> torch.Tensor:
+    """Scale of a branch and its sum with the residual in one pass."""
+    attended, _ = module.attention(module.layernorm_before(hidden_states))
+    hidden_states = torch.addcmul(hidden_states, attended, module.lambda_1)
+    branch = module.dropout(module.mlp(module.layernorm_after(hidden_states)))
+    return torch.addcmul(hidden_states, branch, module.lambda_2)
+
+
 _FORWARDS: Mapping[type[nn.Module], Callable[..., Any]] = MappingProxyType(
     {
         LlamaRMSNorm: _rms_norm,
         InternVLVisionRMSNorm: _rms_norm,
+        InternVLVisionLayer: _vision_layer,
         LlamaMLP: _swiglu,
         LlamaAttention: _attention,
     }

@@ -1,6 +1,7 @@
 """The operations that are fused, as plain functions of tensors, to be compiled and to be compared with.
 
-Shape suffixes: N tokens, H heads, K key-value heads, D width (of a head for rotary embeddings).
+Shape suffixes: N tokens, H heads, K key-value heads, D width (of a head for rotary embeddings), M label tokens,
+V vocabulary.
 """
 
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch.nn.functional import silu
+from torch.nn import functional
 
 KernelName = Literal["liger", "compile", "plain"]
 
@@ -22,6 +23,7 @@ class Operations:
         rms_norm: hidden states [..., D], weight [D] and epsilon to the weighted states over their root mean square.
         swiglu: gate and up projections [..., D] to silu(gate) * up.
         rotary: query [1, H, N, D], key [1, K, N, D], cosines and sines [1, N, D] to the rotated query and key.
+        cross_entropy: logits [M, V] and targets, int64 [M], to the loss of each, float32 or finer.
         announcement: one line that says what was chosen and why.
     """
 
@@ -32,6 +34,7 @@ class Operations:
         [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
         tuple[torch.Tensor, torch.Tensor],
     ]
+    cross_entropy: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     announcement: str = ""
 
 
@@ -44,7 +47,7 @@ def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torc
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """SwiGLU (arXiv 2002.05202) of gate and up [..., D], without its projections."""
-    return silu(gate) * up
+    return functional.silu(gate) * up
 
 
 def rotary(
@@ -63,10 +66,16 @@ def rotary(
     return query * cos + _turned(query) * sin, key * cos + _turned(key) * sin
 
 
+def cross_entropy(logits_MV: torch.Tensor, targets_M: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each row, in float32, or in float64 where the logits are."""
+    wide_MV = logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32))
+    return functional.cross_entropy(wide_MV, targets_M, reduction="none")
+
+
 def _turned(states: torch.Tensor) -> torch.Tensor:
     first, second = states.chunk(2, dim=-1)
     return torch.cat([-second, first], dim=-1)
 
 
-PLAIN = Operations(name="plain", rms_norm=rms_norm, swiglu=swiglu, rotary=rotary)
+PLAIN = Operations(name="plain", rms_norm=rms_norm, swiglu=swiglu, rotary=rotary, cross_entropy=cross_entropy)
 """Not compiled."""

@@ -44,11 +44,36 @@ def arguments(tokens):
 def run(operation, inputs, others, device, dtype):
     """Outputs and gradients; the inputs are the results of other operations, as in a layer."""
     leaves = [part.detach().to(device, dtype).requires_grad_() for part in inputs]
-    extra = [part.to(device, dtype) if isinstance(part, torch.Tensor) else part for part in others]
+    extra = [
+        part.to(device, dtype if part.is_floating_point() else None) if isinstance(part, torch.Tensor) else part
+        for part in others
+    ]
     outs = operation(*(leaf * 1 for leaf in leaves), *extra)
     outs = outs if isinstance(outs, tuple) else (outs,)
     gradients = [torch.sin(out.detach().double()).to(dtype) for out in outs]
     return [*(out.detach() for out in outs), *torch.autograd.grad(outs, leaves, gradients)]
+
+
+@pytest.mark.parametrize("name", ["liger", "compile", "plain"])
+def test_cross_entropy_equals_float64_and_the_host_does_not_wait(name):
+    kernels = kernels_or_skip(name)
+    generator = torch.Generator().manual_seed(0)
+    for rows in (500, 1, 2731):
+        logits = torch.randn(rows, 92553, generator=generator).mul(3).bfloat16().to(CUDA)
+        targets = torch.randint(92553, (rows,), generator=generator).to(CUDA)
+        exact = run(PLAIN.cross_entropy, [logits], [targets], CUDA, torch.float64)
+        leaf, weights = logits.requires_grad_(), torch.sin(exact[0])
+        torch.autograd.grad((kernels.cross_entropy(leaf, targets) * weights).sum(), [leaf])
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            losses = kernels.cross_entropy(leaf, targets)
+            (gradient,) = torch.autograd.grad((losses * weights).sum(), [leaf])
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert losses.dtype == torch.float32
+        for got, wanted in zip((losses, gradient), exact, strict=True):
+            assert float((got.double() - wanted).norm() / wanted.norm()) < TOLERANCE
 
 
 @pytest.mark.parametrize("operation", ["rms_norm", "swiglu", "rotary"])

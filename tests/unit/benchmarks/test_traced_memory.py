@@ -61,5 +61,6 @@ def test_what_autograd_keeps_is_held_until_the_backward_pass():
 def test_a_full_size_step_holds_what_was_estimated(settings):
     traced = traced_step(settings)
     assert traced.tiles == (13 if settings.tiles == 26 else 39)
-    assert 0.998 <= traced.estimated_peak / traced.peak <= 1.06
+    slack = 1.1 if settings.checkpointing.language == "all" else 0.35
+    assert -0.03 * 2**30 <= traced.estimated_peak - traced.peak <= slack * 2**30
     assert -0.03 * 2**30 <= traced.estimated_kept - traced.kept <= 0.03 * 2**30

@@ -1,5 +1,6 @@
 """Fused operations against float64, the layers that use them against transformers' own, and their choice at start."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,15 +8,17 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
 from models.attention import pack_layout
-from models.fused import PLAIN, FusedError, Operations, choose_fused, release_fused, use_fused
+from models.checkpointing import checkpoint_layers, release_layers
+from models.fused import PLAIN, FusedError, choose_fused, release_fused, use_fused
 from models.fused.choose import liger_operations
 from models.packed_vlm import PackedVLM
 from models.presets import vision_config
+from models.vision import add_drop_path
 from models.vlm import build_vision
 from tests.unit.models.tiny import tiny_pack, tiny_vlm
 
 CPU = torch.device("cpu")
-AS_COMPILED = Operations(name="compile", rms_norm=PLAIN.rms_norm, swiglu=PLAIN.swiglu, rotary=PLAIN.rotary)
+AS_COMPILED = replace(PLAIN, name="compile")
 """The functions that are compiled, without the compiler, which takes its time."""
 
 
@@ -139,7 +142,7 @@ def test_a_pack_through_fused_layers_equals_one_through_stock_layers():
 
         return call
 
-    vlm, fused, gradients = pack_results(Operations(name="compile", **{name: counting(name) for name in counted}))
+    vlm, fused, gradients = pack_results(replace(AS_COMPILED, **{name: counting(name) for name in counted}))
     assert counted == {"rms_norm": 9, "swiglu": 4, "rotary": 4}
     torch.testing.assert_close(fused, stock, rtol=1e-4, atol=1e-5)
     for name, gradient in stock_gradients.items():
@@ -151,8 +154,72 @@ def test_a_tower_with_rms_norms_is_the_same_with_fused_ones():
     pixels = torch.randn(2, 3, 112, 112, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         stock = tower(pixels).last_hidden_state
-        assert use_fused(tower, AS_COMPILED) == 5 * 4
+        assert use_fused(tower, AS_COMPILED) == 5 * 4 + 5
         torch.testing.assert_close(tower(pixels).last_hidden_state, stock, rtol=1e-4, atol=1e-5)
+
+
+def tower_results(tower, pixels):
+    """Last states and all gradients of a training pass, with the same branches dropped each time."""
+    torch.manual_seed(5)
+    out = tower(pixels).last_hidden_state
+    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    parameters = dict(tower.named_parameters())
+    gradients = torch.autograd.grad((out * weights).sum(), list(parameters.values()))
+    return out.detach(), dict(zip(parameters, gradients, strict=True))
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_a_trained_layer_with_its_scales_and_dropped_branches_is_the_same_in_fewer_passes(checkpointed):
+    config = vision_config("tiny-student")
+    tower = build_vision(config, torch.Generator().manual_seed(0)).double().train()
+    add_drop_path(tower, 0.5)
+    for layer in tower.encoder.layer:
+        for scale in (layer.lambda_1, layer.lambda_2):
+            torch.nn.init.normal_(scale, mean=0.5, generator=torch.Generator().manual_seed(2))
+    pixels = torch.randn(6, 3, 112, 112, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    stock, stock_gradients = tower_results(tower, pixels)
+    layers, calls = tower.encoder.layer, []
+    assert use_fused(tower, AS_COMPILED) >= len(layers)
+    layers[0].attention.register_forward_hook(lambda *ignored: calls.append(1))
+    if checkpointed:
+        checkpoint_layers(layers)
+    fused, gradients = tower_results(tower, pixels)
+    assert len(calls) == 1 + checkpointed
+    torch.testing.assert_close(fused, stock, rtol=1e-12, atol=1e-12)
+    for name, gradient in stock_gradients.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-9, atol=1e-9, msg=name)
+    release_layers(layers)
+    assert all("forward" in vars(layer) for layer in layers), "they stay fused"
+    release_fused(tower)
+    assert not any("forward" in vars(layer) for layer in layers)
+
+
+def cross_entropy_results(operation, logits, targets):
+    leaf = logits.detach().clone().requires_grad_()
+    losses = operation(leaf, targets)
+    weights = torch.linspace(0.1, 1, len(targets), dtype=losses.dtype)
+    return losses.detach(), *torch.autograd.grad((losses * weights).sum(), [leaf])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_cross_entropy_equals_float64_and_keeps_the_logits_as_they_are_where_it_is_compiled(compiled):
+    operation = (choose_fused("compile", CPU) if compiled else PLAIN).cross_entropy
+    generator = torch.Generator().manual_seed(0)
+    for rows in (37, 1, 0):
+        logits = torch.randn(rows, 500, generator=generator).mul(4).bfloat16()
+        targets = torch.randint(500, (rows,), generator=generator)
+        wide = logits.double()
+        losses, gradient = cross_entropy_results(operation, logits, targets)
+        exact = wide.logsumexp(-1) - wide.gather(1, targets[:, None])[:, 0]
+        onehot = torch.nn.functional.one_hot(targets, 500)
+        wanted = (wide.softmax(-1) - onehot) * torch.linspace(0.1, 1, rows, dtype=torch.float64)[:, None]
+        assert losses.dtype == torch.float32
+        torch.testing.assert_close(losses.double(), exact, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(gradient.double(), wanted, rtol=8e-3, atol=1e-5)
+        if rows == 37:
+            leaf = logits.requires_grad_()
+            kept = kept_bytes(lambda leaf=leaf, targets=targets: operation(leaf, targets))
+            assert kept < rows * (500 * 2 + 32) if compiled else kept > rows * 500 * 4
 
 
 def test_plain_changes_nothing_and_release_takes_everything_out():

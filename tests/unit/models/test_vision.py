@@ -80,6 +80,19 @@ def test_drop_path_drops_whole_tiles_and_keeps_the_mean():
     assert 0.73 < float(kept.float().mean()) < 0.77
 
 
+def test_a_kept_branch_and_its_gradient_are_scaled_in_float32_and_rounded_once():
+    generator = torch.Generator().manual_seed(0)
+    branch = torch.randn(8, 5, 16, generator=generator).bfloat16().requires_grad_()
+    torch.manual_seed(1)
+    out = DropPath(0.3).train()(branch)
+    kept = (out != 0).flatten(1).any(1)
+    assert 0 < kept.sum() < 8
+    exact = (branch.detach().float() * (torch.tensor(1.0) / (1.0 - 0.3))).bfloat16()
+    assert torch.equal(out[kept], exact[kept])
+    (gradient,) = torch.autograd.grad(out, [branch], torch.ones_like(out))
+    assert gradient.unique().tolist() == [0.0, float(torch.tensor(1 / 0.7).bfloat16())]
+
+
 def test_a_dropped_branch_passes_its_input_on():
     model = tower().train()
     add_drop_path(model, 0.5)
