@@ -87,7 +87,7 @@ def work_of(options: argparse.Namespace) -> Work:
         preset=options.preset, stage=options.stage, ds_config=Path("any"), tokens=options.tokens, tiles=options.tiles
     )
     stage = make_stage(bench_recipe(settings, Path("any")), torch.bfloat16, loaded=False)
-    batches = random_batches(pack_settings(stage, settings), stage.cost(), 8)
+    batches = random_batches(pack_settings(stage, settings), stage.cost(), 32)
     return Work(
         flops=mean(useful_flops(stage, batch) for batch in batches),
         questions=mean(batch.meta.num_questions for batch in batches),

@@ -11,7 +11,7 @@ from trainer.data import make_data
 from trainer.dist import Ranks
 from trainer.stages.base import Stage
 
-_PACKS = 8
+_PACKS = 16
 """Different packs in memory, taken in turn."""
 
 

@@ -60,8 +60,8 @@ class PackSettings:
 
 
 def random_batches(settings: PackSettings, cost: CostModel, count: int, seed: int = 0) -> list[Batch]:
-    """`count` packs of a plan over drawn lengths, spread evenly over those with few and with many questions: few packs
-    then have as many questions as the plan has on average."""
+    """`count` packs of a plan over drawn lengths, spread evenly over those with few and with many questions, in a random
+    order: few packs then have as many questions as the plan has on average."""
     rng = np.random.default_rng(seed)
     driving = drawn_sizes(settings, rng)
     lengths = [driving]
@@ -70,7 +70,8 @@ def random_batches(settings: PackSettings, cost: CostModel, count: int, seed: in
     limits = PackLimits(max_tokens=settings.max_tokens, max_tiles=settings.max_tiles)
     mixture = [MixtureEntry(sizes=sizes) for sizes in lengths]
     stream = PackStream(mixture, limits, settings.questions_per_visit, seed, cost=cost)
-    packs = _spread(stream.section(0), count)
+    spread = _spread(stream.section(0), count)
+    packs = [spread[int(i)] for i in rng.permutation(count)]
     batches = (
         to_tensors(build_pack(list(_parts(pack, lengths, settings, rng)), loss_weight="square")) for pack in packs
     )
