@@ -60,7 +60,7 @@ class PackSettings:
 
 
 def random_batches(settings: PackSettings, cost: CostModel, count: int, seed: int = 0) -> list[Batch]:
-    """`count` packs of a plan over drawn lengths, spread evenly over those with few and with many questions, in a random
+    """`count` packs of a plan over drawn lengths, spread evenly over those with few and with many questions, in random
     order: few packs then have as many questions as the plan has on average."""
     rng = np.random.default_rng(seed)
     driving = drawn_sizes(settings, rng)
