@@ -46,7 +46,7 @@ class PackLoader:
         layout: ViewLayout,
         text: TextSettings | None = None,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         accumulation: int = 1,
         start_position: int = 0,
         workers: int = 0,
@@ -66,11 +66,11 @@ class PackLoader:
             pin_memory: hand over in page-locked memory, for copies to a GPU.
             max_tiles: of a pack; where it is given, tiles come through shared memory that is used again.
         """
-        assert 0 <= rank < world, (rank, world)
+        assert 0 <= rank < world_size, (rank, world_size)
         assert min(accumulation, start_position + 1) >= 1, (accumulation, start_position)
         self.position = stream.advance(start_position, 0)
         self._sources, self._layout, self._text = sources, layout, text
-        self._stream, self._rank, self._world, self._accumulation = stream, rank, world, accumulation
+        self._stream, self._rank, self._world_size, self._accumulation = stream, rank, world_size, accumulation
         self._workers, self._prefetch = workers, prefetch
         self._timeout_s, self._pin_memory, self._max_tiles = timeout_s, pin_memory, max_tiles
 
@@ -89,7 +89,7 @@ class PackLoader:
             step = []
             for _ in range(self._accumulation):
                 step.append(self._next(batches, slots, self._stream.advance(self.position, self._rank)))
-                self.position = self._stream.advance(self.position, self._world)
+                self.position = self._stream.advance(self.position, self._world_size)
             yield step
 
     def _slots(self) -> TileSlots | None:
@@ -101,7 +101,11 @@ class PackLoader:
 
     def _loader(self, slots: TileSlots | None) -> DataLoader:
         order = RankOrder(
-            stream=self._stream, sources=self._sources, start=self.position, rank=self._rank, world=self._world
+            stream=self._stream,
+            sources=self._sources,
+            start=self.position,
+            rank=self._rank,
+            world_size=self._world_size,
         )
         pooled = self._workers > 0
         return DataLoader(

@@ -19,21 +19,21 @@ class RankOrder:
     sources: Sequence[FrameSource]
     start: int
     rank: int
-    world: int
+    world_size: int
 
     def __iter__(self) -> Iterator[PackPlan]:
         caches = [cache for source in self.sources if isinstance(cache := storage_of(source.index), CachedFiles)]
         if not caches:
             return self._plans()
         # All ranks of a machine may share the cache; a good part of it stays for what is read again.
-        budget = min(cache.max_bytes for cache in caches) // (4 * self.world)
+        budget = min(cache.max_bytes for cache in caches) // (4 * self.world_size)
         return with_windows(self._plans(), self._span, budget)
 
     def _plans(self) -> Iterator[PackPlan]:
         position = self.stream.advance(self.start, self.rank)
         while True:
             yield self.stream.pack(position)
-            position = self.stream.advance(position, self.world)
+            position = self.stream.advance(position, self.world_size)
 
     def _span(self, dataset: int, sample: int) -> Span | None:
         index = self.sources[dataset].index

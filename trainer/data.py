@@ -58,7 +58,7 @@ class Data:
             layout=data.view,
             text=self.text,
             rank=ranks.rank,
-            world=ranks.world_size,
+            world_size=ranks.world_size,
             accumulation=self.recipe.batch.micro_batches,
             start_position=start_position,
             workers=data.workers,

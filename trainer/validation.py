@@ -116,7 +116,7 @@ def _loader(dataset: HeldOut, recipe: Recipe, stage: Stage, ranks: Ranks) -> Pac
         layout=data.view,
         text=stage.text,
         rank=ranks.rank,
-        world=ranks.world_size,
+        world_size=ranks.world_size,
         workers=data.workers,
         prefetch=data.prefetch,
         pin_memory=ranks.device().type == "cuda",

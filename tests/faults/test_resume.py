@@ -41,7 +41,14 @@ def rank_process(sources, text, run: Path, rank: int, world: int, start: tuple[i
     """Take steps for ever; log what each showed, and let rank 0 save the position every few steps."""
     stream = make_stream(sources, text)
     loader = PackLoader(
-        sources, stream, layout=LAYOUT, text=text, rank=rank, world=world, start_position=start[1], workers=rank % 2
+        sources,
+        stream,
+        layout=LAYOUT,
+        text=text,
+        rank=rank,
+        world_size=world,
+        start_position=start[1],
+        workers=rank % 2,
     )
     number = start[0]
     with (run / f"rank-{rank}.jsonl").open("w") as log:

@@ -143,7 +143,7 @@ def test_every_world_size_reads_the_same_global_sequence(sources, stream, text, 
     whole = references(steps(loader(sources, stream, text), count))
     ranks = [
         steps(
-            loader(sources, stream, text, rank=r, world=world, accumulation=accumulation),
+            loader(sources, stream, text, rank=r, world_size=world, accumulation=accumulation),
             count // world // accumulation,
         )
         for r in range(world)
@@ -162,7 +162,7 @@ def test_resuming_with_other_world_sizes_gives_the_tail_of_the_uninterrupted_run
     position, seen = 0, []
     for world, accumulation, count in ((1, 1, 3), (2, 2, 2), (3, 1, 2), (4, 1, 2)):
         made = [
-            loader(sources, make_stream(sources, text), text, rank=r, world=world, accumulation=accumulation,
+            loader(sources, make_stream(sources, text), text, rank=r, world_size=world, accumulation=accumulation,
                    start_position=position)
             for r in range(world)
         ]  # fmt: skip
@@ -427,7 +427,7 @@ def test_a_worker_that_is_killed_is_named(sources, stream, text, workers, monkey
     keys = ", ".join(sources[v.dataset].index.samples[v.sample].key for v in stream.pack(9).visits)
     message = rf"rank 1: .*worker.*one of its {workers} data workers died.*pack 9 was awaited \(frames {keys}\).*memory"
     with pytest.raises(LoaderError, match=message):
-        steps(loader(sources, stream, text, workers=workers, rank=1, world=2, start_position=8), 1)
+        steps(loader(sources, stream, text, workers=workers, rank=1, world_size=2, start_position=8), 1)
 
 
 def test_a_worker_killed_from_outside_is_named_where_its_batch_is_awaited(sources, stream, text):
