@@ -84,7 +84,7 @@ def vision_layer(
         tiles: run at once.
         item: bytes of a number in the models' precision.
         trained: False where only gradients pass through.
-        fused: `models.fused` computes in the place of transformers' RMSNorm and SwiGLU.
+        fused: `models.fused` computes in the place of transformers' layers.
     """
     tokens = tiles * (num_patches(config) + 1)
     width, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
