@@ -94,6 +94,23 @@ def test_random_packs_equal_float64(name, seed):
     compare(case, name, seed=seed)
 
 
+@pytest.mark.parametrize("name", ["flash", "varlen", "flex"])
+def test_a_full_pack_equals_masked_sdpa_in_float32(name):
+    questions = tuple(40 + 3 * number for number in range(26))
+    case = Case(lengths=((3380, questions),) * 2 + ((3380, questions[:20]),), heads=16, kv_heads=8, head_dim=128)
+    assert 14_000 < case.groups[-1][1] < 16_384
+    states = [part.bfloat16().to(CUDA) for part in case.states()]
+    plain = case.layout().to(CUDA)
+    exact = with_gradients(
+        lambda *qkv: plain.plan.attend(*qkv, scale=None, dropout=0.0), *(part.float() for part in states)
+    )
+    layout = case.layout(backend_or_skip(name, case.head_dim)).to(CUDA)
+    ours = with_gradients(lambda *qkv: layout.plan.attend(*qkv, scale=None, dropout=0.0), *states)
+    limits = (OUT_TOLERANCE, *[GRADIENT_TOLERANCE] * 3)
+    for part, got, wanted, limit in zip(("out", "dq", "dk", "dv"), ours, exact, limits, strict=True):
+        assert relative(got, wanted.cpu().double()) < limit, f"{name}: {part}"
+
+
 @pytest.mark.parametrize("name", ["flash", "varlen", "sdpa"])
 def test_no_layer_waits_for_the_device(name):
     case = CASES["several prefixes"]
