@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         attention=options.attention,
         kernels=options.kernels,
         adamw=options.adamw,
-        checkpointing=CheckpointingSection(vision=options.checkpoint_vision, language=options.checkpoint_language),
+        checkpointing=_checkpointing(options),
         peak_tflops=options.peak_tflops,
         gpu_gib=options.gpu_memory,
         data=options.data,
@@ -80,6 +80,7 @@ def _table(figures: dict[str, Any]) -> str:
     lines = [
         *figures["choices"],
         figures["optimiser"],
+        figures["checkpointed"],
         figures["data"],
         f"{'part':<22}{'median s':>10}{'p10':>10}{'p90':>10}",
     ]
@@ -103,6 +104,14 @@ def _layers(text: str) -> Any:
     return text if text == "all" else int(text)
 
 
+def _checkpointing(options: argparse.Namespace) -> CheckpointingSection | None:
+    """As asked for, where any layers are named."""
+    vision, language = options.checkpoint_vision, options.checkpoint_language
+    if vision is None and language is None:
+        return None
+    return CheckpointingSection(vision=vision or 0, language=language or 0)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer.bench", description=__doc__)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="drivlm-2b")
@@ -118,9 +127,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--attention", choices=("auto", "flash", "varlen", "flex", "sdpa"), default="auto")
     parser.add_argument("--kernels", choices=("auto", "liger", "compile", "plain"), default="auto")
     parser.add_argument("--adamw", choices=("auto", "fused", "plain", "deepspeed"), default="auto")
-    parser.add_argument("--checkpoint-vision", type=_layers, default=0, metavar="N", help="layers run again, or all")
-    parser.add_argument("--checkpoint-language", type=_layers, default=0, metavar="N", help="layers run again, or all")
-    parser.add_argument("--gpu-memory", type=float, metavar="GIB", help="checkpoint the fewest layers that fit into it")
+    by_hand = "layers run again, or all; default: as few as fit --gpu-memory"
+    parser.add_argument("--checkpoint-vision", type=_layers, metavar="N", help=by_hand)
+    parser.add_argument("--checkpoint-language", type=_layers, metavar="N", help=by_hand)
+    parser.add_argument(
+        "--gpu-memory", type=float, metavar="GIB", help="default: the GPU that is there; no limit without one"
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--data", type=Path, metavar="SHARDS", help="read packs of these as training does")
     source.add_argument("--make-frames", type=int, metavar="N", help="read packs of N frames that are made first")

@@ -1,6 +1,6 @@
 """What the command line says in; the recipe and packs that a benchmark runs, over models with random weights, out."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -80,7 +80,8 @@ class BenchSettings:
         ds_config: DeepSpeed JSON.
         attention, kernels, adamw: as `model.attention`, `model.kernels` and `optim.kernel` of a recipe.
         peak_tflops: of the device, dense, in the precision of training; None where it is in the table.
-        gpu_gib: memory of a card; where it is given, the fewest layers are checkpointed that make the estimate fit.
+        checkpointing: layers that run again; None for as few as make the estimate fit `gpu_gib`.
+        gpu_gib: memory of a card; None for that of the GPU that is there, or no limit without one.
         data: shards to be read as training reads them; None for random packs in memory.
         workers: loader processes of each rank.
     """
@@ -99,7 +100,7 @@ class BenchSettings:
     attention: Literal["auto", "flash", "varlen", "flex", "sdpa"] = "auto"
     kernels: Literal["auto", "liger", "compile", "plain"] = "auto"
     adamw: Literal["auto", "fused", "plain", "deepspeed"] = "auto"
-    checkpointing: CheckpointingSection = field(default_factory=CheckpointingSection)
+    checkpointing: CheckpointingSection | None = None
     peak_tflops: float | None = None
     gpu_gib: float | None = None
     data: Path | None = None
@@ -155,7 +156,8 @@ def write_codebook(recipe: Recipe, preset: str) -> None:
 
 def _models(settings: BenchSettings) -> ModelSection:
     preset = PRESETS[settings.preset]
-    common = ModelSection(attention=settings.attention, kernels=settings.kernels, checkpointing=settings.checkpointing)
+    checkpointing = settings.checkpointing or CheckpointingSection()
+    common = ModelSection(attention=settings.attention, kernels=settings.kernels, checkpointing=checkpointing)
     if settings.stage == "distill":
         return replace(common, teacher=None if settings.cached else preset.teacher, student=preset.student)
     if settings.stage == "align":
