@@ -23,10 +23,12 @@ from typing import Any
 
 import torch
 
+from trainer.bench.checks import scaling_problems, unwritable
 from trainer.bench.packs import random_batches
 from trainer.bench.parts import useful_flops
-from trainer.bench.settings import ROOT, BenchSettings, bench_recipe, pack_settings
+from trainer.bench.settings import PRESETS, ROOT, BenchSettings, bench_recipe, pack_settings
 from trainer.dist import free_port
+from trainer.loggers import report_failure
 from trainer.stages import make_stage
 
 COUNTS = (1, 8, 16, 32, 64, 128, 256, 512)
@@ -69,7 +71,10 @@ class Work:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure where asked to, and print the table."""
     options = _parser().parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
+    problems = scaling_problems(options, node=Cluster.node) + unwritable(options.out, directory=True)
+    if problems:
+        report_failure("\n".join(problems), on_all_ranks=True)
+        return 2
     failed = [name for count in options.run for name in CONFIGS if not measured_run(options, name, count)]
     found = measured(options.out)
     alone = next((figures for (_, count), figures in found.items() if count == 1), None)
@@ -183,13 +188,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", default="drivlm-2b")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="drivlm-2b")
     parser.add_argument("--stage", choices=("distill", "align", "finetune"), default="finetune")
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--tiles", type=int, default=48)
     parser.add_argument("--run", type=int, nargs="+", default=[], metavar="GPUS", help="measure on these numbers first")
     parser.add_argument("--hostfile", type=Path, help="DeepSpeed's, for more than one node")
-    parser.add_argument("--gpu-memory", type=float, metavar="GIB", help="see `trainer.bench`")
+    parser.add_argument("--gpu-memory", type=float, metavar="GIB", help="default: each GPU's own")
     parser.add_argument("--mfu", type=float, help="of one GPU; default: as measured there, else 0.5")
     parser.add_argument("--peak-tflops", type=float, default=Cluster.peak_tflops)
     parser.add_argument("--inside", type=float, default=Cluster.inside, help="GB/s of a GPU within its node")

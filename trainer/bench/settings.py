@@ -9,7 +9,7 @@ import torch
 from data_shards.chat import IMAGE_TOKEN
 from data_shards.view_layout import ViewLayout
 from models.activations import num_patches
-from models.presets import vision_config
+from models.presets import image_tokens_per_tile, vision_config
 from trainer.bench.packs import DATASET, PackSettings
 from trainer.checkpointing_section import CheckpointingSection
 from trainer.codebook import CodebookRecord, fit_codebook
@@ -134,6 +134,11 @@ def _distillation(settings: BenchSettings, run_dir: Path) -> DistillSection:
     entries = PRESETS[settings.preset].codebook_size
     online = DistillSection(codebook_tiles=settings.tiles, codebook_iterations=1, codebook_size=entries, top_k=32)
     return replace(online, codebook=run_dir / "codebook.safetensors", features=0.0) if settings.cached else online
+
+
+def tokens_per_tile(preset: str) -> int:
+    """Image tokens of a tile of a preset's whole model."""
+    return image_tokens_per_tile(vision_config(PRESETS[preset].student))
 
 
 def write_codebook(recipe: Recipe, preset: str) -> None:

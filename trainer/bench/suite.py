@@ -21,10 +21,11 @@ from typing import Any
 import torch
 
 from data_shards.atomic import write_json
+from trainer.bench.checks import chosen, suite_problems, unwritable
 from trainer.bench.settings import PRESETS, ROOT
 from trainer.bench.suite_page import ALONE, CHECKS, page
 from trainer.dist import free_port, num_gpus
-from trainer.loggers import announce
+from trainer.loggers import announce, report_failure
 
 _LEAST_SECONDS = 20.0
 """A part is not begun with less time than this."""
@@ -76,17 +77,21 @@ class PartResult:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all parts; the exit status is 1 where one failed."""
     options = _parser().parse_args(arguments)
+    listed = parts(options.preset, options.out, options.gpu_memory, num_gpus(), options.workers)
+    names = [part.name for part in listed]
+    problems = suite_problems(options, names) + unwritable(options.out, directory=True)
+    if problems:
+        report_failure("\n".join(problems), on_all_ranks=True)
+        return 2
     end = time.monotonic() + 60 * options.minutes
-    options.out.mkdir(parents=True, exist_ok=True)
+    wanted = chosen(names, options.only)
     results: list[PartResult] = []
-    for part in parts(options.preset, options.out, options.gpu_memory, num_gpus(), options.workers):
-        if options.only and not any(word in part.name for word in options.only):
-            continue
+    for part in (part for part in listed if part.name in wanted):
         results.append(run_part(part, end - time.monotonic()))
         announce(f"{results[-1].name:<28}{results[-1].status:<10}{results[-1].seconds:>8.1f} s")
         _write(options, results)
     announce(f"{options.out / 'suite.json'}, {options.out / 'suite.md'}")
-    return 0 if results and all(result.status == "done" for result in results) else 1
+    return 0 if all(result.status == "done" for result in results) else 1
 
 
 def parts(preset: str, out: Path, gpu_gib: float | None, gpus: int, workers: int) -> list[SuitePart]:

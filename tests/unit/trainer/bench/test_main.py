@@ -49,13 +49,6 @@ def test_the_command_reads_made_frames_as_training_does_and_prints_a_table(tmp_p
     assert "data wait" in done.stdout
 
 
-def test_cached_targets_are_for_distillation(tmp_path):
-    command = [sys.executable, "-m", "trainer.bench", "--preset", "tiny", "--stage", "align", "--cached"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "--cached: is for --stage distill" in done.stderr
-
-
 def measured(ranks, name, directory):
     settings = BenchSettings(
         preset="tiny",
