@@ -75,10 +75,16 @@ def _table(figures: dict[str, Any]) -> str:
     lines.append(", ".join(f"{name} {figures['shares'].get(name, 0.0):.1%} of the time" for name in shown))
     if figures["useful_mfu"] is not None:
         lines.append(f"useful MFU {figures['useful_mfu']:.3f} of {figures['peak_tflops']:g} TFLOP/s (dense)")
-    estimated, measured = figures["memory"]["estimated"]["peak"], figures["memory"]["measured_peak"]
-    seen = f"{measured / GIB:.2f} GiB reserved at the peak" if measured else "not measured on a CPU"
-    lines.append(f"memory: {estimated / GIB:.2f} GiB estimated, {seen}")
+    lines.append(_memory(figures["memory"]))
     return "\n".join(lines)
+
+
+def _memory(memory: dict[str, Any]) -> str:
+    said = f"memory: {memory['estimated']['peak'] / GIB:.2f} GiB estimated, "
+    if memory["measured_peak"] is None:
+        return said + "not measured on a CPU"
+    peak, torchs, outside = (memory[f"measured_{part}"] / GIB for part in ("peak", "by_torch", "outside"))
+    return said + f"{peak:.2f} at the peak: {torchs:.2f} of torch's allocator, {outside:.2f} taken beside it"
 
 
 if __name__ == "__main__":
