@@ -20,7 +20,7 @@ def bench_problems(options: Namespace, *, gpus: int) -> list[str]:
     """Of `python -m trainer.bench` on a machine with so many GPUs."""
     problems = [*_bench_numbers(options), *_layers(options)]
     problems += _of_other_stages(options)
-    problems += _not_with_shards(options)
+    problems += [*_not_with_shards(options), *_not_stock(options)]
     on_cpu = gpus == 0 and (options.ds_config is None or options.ds_config.name == "cpu_zero3.json")
     if on_cpu and options.adamw in ("fused", "deepspeed"):
         problems.append(
@@ -139,6 +139,7 @@ def _of_other_stages(options: Namespace) -> Iterator[str]:
         return
     given = {
         "--padded": options.padded,
+        "--stock": options.stock,
         "--general": options.general,
         "--questions-per-visit": options.questions_per_visit is not None,
     }
@@ -155,6 +156,23 @@ def _not_with_shards(options: Namespace) -> Iterator[str]:
     for flag, is_given in (("--padded", options.padded), ("--general", options.general)):
         if is_given:
             yield f"{flag}: got {source}, expected random packs in memory; leave one of them out"
+
+
+def _not_stock(options: Namespace) -> Iterator[str]:
+    """What transformers' own model does in its own way."""
+    if not options.stock:
+        return
+    if options.padded:
+        yield "--padded: got --stock as well, whose batches are padded in any case; leave one of them out"
+    if options.questions_per_visit not in (None, 1):
+        yield f"--questions-per-visit: got {options.questions_per_visit}, expected 1 with --stock; leave it out"
+    if options.attention not in ("auto", "flash", "sdpa"):
+        yield f"--attention: got {options.attention}, expected auto, flash or sdpa with --stock"
+    if options.kernels not in ("auto", "plain"):
+        yield f"--kernels: got {options.kernels}, expected auto or plain with --stock, which has its own layers"
+    layers = {options.checkpoint_vision or 0, options.checkpoint_language or 0}
+    if layers not in ({0}, {"all"}):
+        yield "--checkpoint-vision, --checkpoint-language: with --stock expected 0 or all, the same for both"
 
 
 def _at_least(flag: str, value: int | None, least: int) -> list[str]:

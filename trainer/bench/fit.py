@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from trainer.bench.settings import BenchSettings, bench_recipe
+from trainer.bench.stock import StockStage, stock_memory, stock_stage
 from trainer.checkpointing_section import CheckpointingSection
 from trainer.dist import Ranks
 from trainer.ds_config import precision
-from trainer.memory import GIB, Zero
+from trainer.footprint import as_in_recipe
+from trainer.memory import GIB, Memory, Zero
 from trainer.memory_fit import fewest_checkpointed, memory_of
 from trainer.stages import make_stage
 from trainer.stages.base import Stage
@@ -46,22 +48,38 @@ def fitted(
     zero = Zero.of(config, world_size)
     if settings.checkpointing is not None or settings.gpu_gib is None:
         settings = replace(settings, checkpointing=settings.checkpointing or CheckpointingSection())
-        return settings, f"checkpointed layers: {_described(_blank(settings, config, run_dir), zero)}"
-    counts = fewest_checkpointed(_blank(settings, config, run_dir), zero, settings.gpu_gib)
+        return settings, f"checkpointed layers: {_described(bench_stage(settings, config, run_dir), zero)}"
+    counts = _fewest(bench_stage(settings, config, run_dir), zero, settings.gpu_gib)
     if counts is None:
         raise StageError(
             f"--gpu-memory: got {settings.gpu_gib:g} GiB, too little with every layer checkpointed; lower --tokens and "
             "--tiles, or take another --ds_config"
         )
     settings = replace(settings, checkpointing=CheckpointingSection(**counts))
-    said = _described(_blank(settings, config, run_dir), zero)
+    said = _described(bench_stage(settings, config, run_dir), zero)
     return settings, f"checkpointed layers, chosen for {settings.gpu_gib:g} GiB: {said}"
 
 
-def _blank(settings: BenchSettings, config: Mapping[str, Any], run_dir: Path) -> Stage:
-    return make_stage(bench_recipe(settings, run_dir), getattr(torch, precision(config)), loaded=False)
+def bench_stage(settings: BenchSettings, config: Mapping[str, Any], run_dir: Path) -> Stage:
+    """The stage that is measured, without weights."""
+    recipe, dtype = bench_recipe(settings, run_dir), getattr(torch, precision(config))
+    return stock_stage(recipe, dtype) if settings.stock else make_stage(recipe, dtype, loaded=False)
+
+
+def expected_memory(stage: Stage, zero: Zero) -> Memory:
+    """The estimate of the recipe's own settings."""
+    return stock_memory(stage, zero, as_in_recipe(stage)) if isinstance(stage, StockStage) else memory_of(stage, zero)
+
+
+def _fewest(stage: Stage, zero: Zero, gpu_gib: float) -> dict[str, int] | None:
+    """Layers to be checkpointed; of a stock model none or all."""
+    if not isinstance(stage, StockStage):
+        return fewest_checkpointed(stage, zero, gpu_gib)
+    every = {name: len(layers) for name, layers in stage.layers().items()}
+    tried = (dict.fromkeys(every, 0), every)
+    return next((counts for counts in tried if stock_memory(stage, zero, counts).peak <= gpu_gib * GIB), None)
 
 
 def _described(stage: Stage, zero: Zero) -> str:
     layers = [f"{name} {stage.num_checkpointed(name)} of {len(every)}" for name, every in stage.layers().items()]
-    return f"{', '.join(layers)}; {memory_of(stage, zero).peak / GIB:.1f} GiB estimated"
+    return f"{', '.join(layers)}; {expected_memory(stage, zero).peak / GIB:.1f} GiB estimated"

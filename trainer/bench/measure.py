@@ -14,18 +14,16 @@ from trainer.adamw import choose_adamw
 from trainer.bench.collectives import timed_collectives
 from trainer.bench.feed import make_feed
 from trainer.bench.figures import Taken, figures
-from trainer.bench.fit import fitted, with_room
+from trainer.bench.fit import bench_stage, expected_memory, fitted, with_room
 from trainer.bench.parts import last_backward, parts_of
 from trainer.bench.settings import BenchSettings, bench_recipe, write_codebook
 from trainer.bench.timeline import TimedEngine, Timeline, watched
 from trainer.bench.weights import with_pattern
 from trainer.dist import Ranks
-from trainer.ds_config import load_ds_config, precision, resolve, zero_stage
+from trainer.ds_config import load_ds_config, resolve, zero_stage
 from trainer.engine_partition import Partition
 from trainer.loop import train_step
 from trainer.memory import Zero
-from trainer.memory_fit import memory_of
-from trainer.stages import make_stage
 from trainer.stages.base import Preparation, Stage
 from trainer.tensor_cores import use_tensor_cores
 
@@ -46,9 +44,9 @@ def measure(settings: BenchSettings, ranks: Ranks, run_dir: Path) -> dict[str, A
     if settings.cached:
         ranks.on_main(lambda: write_codebook(bench_recipe(settings, run_dir), settings.preset))
     settings, checkpointed = fitted(with_room(settings, ranks), config, ranks.world_size, run_dir)
-    stage = with_pattern(make_stage(bench_recipe(settings, run_dir), getattr(torch, precision(config)), loaded=False))
+    stage = with_pattern(bench_stage(settings, config, run_dir))
     feed = make_feed(stage, settings, ranks)
-    expected = memory_of(stage, Zero.of(config, ranks.world_size))
+    expected = expected_memory(stage, Zero.of(config, ranks.world_size))
     groups = stage.parameter_groups()
     stage.load(Partition(config, ranks) if zero_stage(config) == 3 else None)
     engine = TimedEngine(stage.model, groups, config)

@@ -19,6 +19,9 @@ def bench_parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--warmup", type=int, default=3, help="steps before those measured")
     made.add_argument("--questions-per-visit", type=int, help="1: every question brings its own images; default: 32")
     made.add_argument("--padded", action="store_true", help="fill every conversation up to the longest")
+    made.add_argument(
+        "--stock", action="store_true", help="transformers' own model, padded batches, 1 question a visit"
+    )
     made.add_argument("--general", type=float, default=0.0, help="general samples for each driving question")
     made.add_argument("--cached", action="store_true", help="distill from cached targets, without a teacher")
     made.add_argument("--attention", choices=("auto", "flash", "varlen", "flex", "sdpa"), default="auto")
@@ -44,6 +47,7 @@ def bench_parser(description: str | None) -> argparse.ArgumentParser:
 def settings_of(options: argparse.Namespace, *, gpus: int) -> BenchSettings:
     """What these options measure on a machine with so many GPUs."""
     default = "zero1.json" if gpus else "cpu_zero3.json"
+    a_visit = 1 if options.stock else BenchSettings.questions_per_visit
     return BenchSettings(
         preset=options.preset,
         stage=options.stage,
@@ -52,8 +56,9 @@ def settings_of(options: argparse.Namespace, *, gpus: int) -> BenchSettings:
         tiles=options.tiles,
         steps=options.steps,
         warmup=options.warmup,
-        questions_per_visit=options.questions_per_visit or BenchSettings.questions_per_visit,
+        questions_per_visit=options.questions_per_visit or a_visit,
         padded=options.padded,
+        stock=options.stock,
         general=options.general,
         cached=options.cached,
         attention=options.attention,

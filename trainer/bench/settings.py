@@ -75,6 +75,7 @@ class BenchSettings:
         steps, warmup: measured, and run before.
         questions_per_visit: 1 is classic packing.
         padded: conversations are filled up to the longest.
+        stock: transformers' own model on padded batches, see `trainer.bench.stock`; with one question a visit.
         general: general samples for each driving question; for stages on questions.
         cached: distill from cached targets, with no teacher in memory.
         ds_config: DeepSpeed JSON.
@@ -95,6 +96,7 @@ class BenchSettings:
     warmup: int = 3
     questions_per_visit: int = 32
     padded: bool = False
+    stock: bool = False
     general: float = 0.0
     cached: bool = False
     attention: Literal["auto", "flash", "varlen", "flex", "sdpa"] = "auto"

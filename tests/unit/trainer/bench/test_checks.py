@@ -6,7 +6,7 @@ from benchmarks import scaling
 from trainer.bench import kernels, suite
 from trainer.bench.__main__ import main
 from trainer.bench.checks import bench_problems, unwritable
-from trainer.bench.options import bench_parser
+from trainer.bench.options import bench_parser, settings_of
 
 
 def problems(line, gpus=1):
@@ -35,6 +35,12 @@ def problems(line, gpus=1):
         ("--stage distill --cached --data x", "--cached: is for --stage distill, with random packs"),
         ("--stage align --checkpoint-vision -1", "--checkpoint-vision: got -1"),
         ("--stage align --checkpoint-language 2 --gpu-memory 40", "--checkpoint-language: got 2 beside --gpu-memory"),
+        ("--stage distill --stock", "--stock: got --stage distill"),
+        ("--stage align --stock --padded", "--padded: got --stock as well"),
+        ("--stage align --stock --questions-per-visit 32", "--questions-per-visit: got 32, expected 1 with --stock"),
+        ("--stage align --stock --attention varlen", "--attention: got varlen, expected auto, flash or sdpa"),
+        ("--stage align --stock --kernels liger", "--kernels: got liger, expected auto or plain"),
+        ("--stage align --stock --checkpoint-vision all", "--checkpoint-vision, --checkpoint-language: with --stock"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_flag(line, said):
@@ -59,11 +65,20 @@ def test_all_problems_of_a_line_are_named_together():
         "--stage distill --tokens 1 --cached",
         "--stage finetune --tokens 301 --general 0.25 --padded --questions-per-visit 1",
         "--stage align --make-frames 2 --workers 0 --warmup 0",
+        "--stage finetune --stock --attention sdpa --checkpoint-vision all --checkpoint-language all",
         "--stage finetune --checkpoint-vision all --checkpoint-language 2",
     ],
 )
 def test_lines_without_a_problem_are_taken(line):
     assert problems(line) == []
+
+
+def test_a_stock_model_is_asked_one_question_a_visit():
+    taken = [
+        settings_of(bench_parser(None).parse_args(["--stage", "align", *more]), gpus=1).questions_per_visit
+        for more in ([], ["--stock"], ["--questions-per-visit", "4"])
+    ]
+    assert taken == [32, 1, 4]
 
 
 def test_a_cpu_has_no_optimiser_of_deepspeed_by_default():
