@@ -61,11 +61,17 @@ class Cluster:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a rank does in a step: FLOPs and questions of a mean pack, and parameters of the model."""
+    """What a rank does in a step: FLOPs, questions and tiles of a mean pack, and parameters of the model."""
 
     flops: float
     questions: float
+    tiles: float
     parameters: int
+
+    @property
+    def counted(self) -> tuple[float, str]:
+        """What a rate is given of: questions, or tiles in stages that ask none."""
+        return (self.questions, "questions") if self.questions else (self.tiles, "tiles")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,6 +102,7 @@ def work_of(options: argparse.Namespace) -> Work:
     return Work(
         flops=mean(useful_flops(stage, batch) for batch in batches),
         questions=mean(batch.meta.num_questions for batch in batches),
+        tiles=mean(batch.meta.num_tiles for batch in batches),
         parameters=sum(parameter.numel() for parameter in stage.model.parameters()),
     )
 
@@ -120,6 +127,7 @@ def predicted(work: Work, cluster: Cluster, crossings: int, gpus: int) -> dict[s
 
 def table(work: Work, cluster: Cluster, found: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
     """Markdown: predicted and, where there is a measurement, measured steps."""
+    amount, unit = work.counted
     head = (
         "",
         "GPUs",
@@ -127,11 +135,11 @@ def table(work: Work, cluster: Cluster, found: Mapping[tuple[str, int], Mapping[
         "step, s: no overlap",
         "full overlap",
         "efficiency",
-        "questions/s",
+        f"{unit}/s",
         "measured, s",
     )
     lines = [
-        f"{work.flops / 1e12:.1f} TFLOP and {work.questions:.0f} questions a pack, {work.parameters:,} parameters; "
+        f"{work.flops / 1e12:.1f} TFLOP and {amount:.0f} {unit} a pack, {work.parameters:,} parameters; "
         f"assumed: MFU {cluster.mfu:.2f} of {cluster.peak_tflops:g} TFLOP/s on one GPU, {cluster.inside:g} GB/s within "
         f"a node of {cluster.node}, {cluster.between:g} GB/s beyond, {cluster.efficiency:.0%} of them reached",
         "",
@@ -141,7 +149,7 @@ def table(work: Work, cluster: Cluster, found: Mapping[tuple[str, int], Mapping[
     for name, crossings in CONFIGS.items():
         for gpus in sorted({*COUNTS, *(count for config, count in found if config == name)}):
             times = predicted(work, cluster, crossings, gpus)
-            rates = [f"{gpus * work.questions / times[step]:.0f}" for step in ("apart", "beside")]
+            rates = [f"{gpus * amount / times[step]:.0f}" for step in ("apart", "beside")]
             efficiency = [f"{times[f'efficiency_{step}']:.1%}" for step in ("apart", "beside")]
             own = found.get((name, gpus))
             cells = [

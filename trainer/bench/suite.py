@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part in (part for part in listed if part.name in wanted):
         most = max(_MOST_SECONDS, 60 * options.minutes * _MOST_SHARE)
         results.append(run_part(part, min(end - time.monotonic(), most)))
-        announce(f"{results[-1].name:<28}{results[-1].status:<10}{results[-1].seconds:>8.1f} s")
+        announce(f"{results[-1].name:<34}{results[-1].status:<10}{results[-1].seconds:>8.1f} s")
         _write(options, results)
     announce(f"{options.out / 'suite.json'}, {options.out / 'suite.md'}")
     return 0 if all(result.status in ("done", "skipped") for result in results) else 1

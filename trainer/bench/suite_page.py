@@ -86,6 +86,10 @@ def _ratios(stages: Sequence[Mapping[str, Any]]) -> str:
     if "finetune" in figures:
         minutes = QUESTIONS / figures["finetune"]["questions_per_s"] / 60
         rows.append([f"minutes of one GPU for an epoch of {QUESTIONS:,} questions, stage 2", f"{minutes:.1f}"])
+    if "align" in figures:
+        shares = figures["align"]["flop_shares"].items()
+        forward = sum(share for name, share in shares if name.endswith("forward"))
+        rows.append(["share of align's useful FLOPs that forward passes are", f"{forward:.3f}"])
     online = figures.get("distill, online teacher")
     if online and online["teacher_mfu"] is not None:
         rows.append(["MFU of the teacher's forward passes", f"{online['teacher_mfu']:.3f}"])

@@ -20,6 +20,7 @@ FIGURES = {
     "questions_per_s": 200.0,
     "useful_mfu": 0.5,
     "teacher_mfu": None,
+    "flop_shares": {"vision forward": 0.25, "language forward": 0.25, "language backward": 0.5},
     "memory": {"estimated": {"peak": 2**31}, "measured_peak": 2**30},
     "shares": {"data wait": 0.01, "communication": 0.02},
 }
@@ -47,13 +48,14 @@ def test_a_failed_part_is_named_with_its_last_words_and_the_others_go_on(modules
         writing(modules, "finetune"),
         writing(modules, "finetune, classic packs", questions_per_s=10.0),
         writing(modules, "finetune, transformers padded", questions_per_s=8.0),
+        writing(modules, "align"),
         writing(modules, "mixture, classic packs", questions_per_s=12.0),
         writing(modules, "mixture, transformers padded", questions_per_s=6.0),
     ]
     monkeypatch.setattr(suite, "parts", lambda *args: listed)
     assert suite.main(["--preset", "tiny", "--out", str(modules / "out")]) == 1
     written = json.loads((modules / "out" / "suite.json").read_text())
-    assert [row["status"] for row in written["parts"]] == ["failed", *["done"] * 5]
+    assert [row["status"] for row in written["parts"]] == ["failed", *["done"] * 6]
     page = (modules / "out" / "suite.md").read_text()
     assert "| broken | failed |" in page
     assert "this is why" in page
@@ -61,6 +63,7 @@ def test_a_failed_part_is_named_with_its_last_words_and_the_others_go_on(modules
     assert "| questions/s, shared prefixes over transformers padded | 25.00 |" in page
     assert "| questions/s, classic packs over transformers padded (goal 1.3) | 1.25 |" in page
     assert "| questions/s in the mixture, classic packs over transformers padded (goal 1.3) | 2.00 |" in page
+    assert "| share of align's useful FLOPs that forward passes are | 0.500 |" in page
     assert "| finetune | 1.000 | 1000 | 40 | 200 | 0.500 | 1.0 | 2.0 | 1.0% | 2.0% |" in page
     assert "377,956 questions, stage 2 | 31.5 |" in page
 
