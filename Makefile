@@ -3,7 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-GPU_GIB ?= 79
+GPU_GIB ?=
+MINUTES ?= 30
 
 .PHONY: setup setup-gpu demo test test-cluster torture check format bench bench-gpu tiny-assets clean
 
@@ -55,7 +56,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.cached_distillation --out runs/bench/cached_distillation.json
 
 bench-gpu: setup
-	$(BIN)/python -m trainer.bench.suite --gpu-memory $(GPU_GIB) --out runs/bench
+	$(BIN)/python -m trainer.bench.suite --minutes $(MINUTES) $(if $(GPU_GIB),--gpu-memory $(GPU_GIB)) --out runs/bench
 
 tiny-assets: setup
 	$(BIN)/python -m trainer.tiny

@@ -23,10 +23,12 @@ from typing import Any
 
 import torch
 
+from trainer.bench.checks import scaling_problems, unwritable
 from trainer.bench.packs import random_batches
 from trainer.bench.parts import useful_flops
-from trainer.bench.settings import ROOT, BenchSettings, bench_recipe, pack_settings
+from trainer.bench.settings import PRESETS, ROOT, BenchSettings, bench_recipe, pack_settings
 from trainer.dist import free_port
+from trainer.loggers import report_failure
 from trainer.stages import make_stage
 
 COUNTS = (1, 8, 16, 32, 64, 128, 256, 512)
@@ -59,17 +61,26 @@ class Cluster:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a rank does in a step: FLOPs and questions of a mean pack, and parameters of the model."""
+    """What a rank does in a step: FLOPs, questions and tiles of a mean pack, and parameters of the model."""
 
     flops: float
     questions: float
+    tiles: float
     parameters: int
+
+    @property
+    def counted(self) -> tuple[float, str]:
+        """What a rate is given of: questions, or tiles in stages that ask none."""
+        return (self.questions, "questions") if self.questions else (self.tiles, "tiles")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure where asked to, and print the table."""
     options = _parser().parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
+    problems = scaling_problems(options, node=Cluster.node) + unwritable(options.out, directory=True)
+    if problems:
+        report_failure("\n".join(problems), on_all_ranks=True)
+        return 2
     failed = [name for count in options.run for name in CONFIGS if not measured_run(options, name, count)]
     found = measured(options.out)
     alone = next((figures for (_, count), figures in found.items() if count == 1), None)
@@ -91,6 +102,7 @@ def work_of(options: argparse.Namespace) -> Work:
     return Work(
         flops=mean(useful_flops(stage, batch) for batch in batches),
         questions=mean(batch.meta.num_questions for batch in batches),
+        tiles=mean(batch.meta.num_tiles for batch in batches),
         parameters=sum(parameter.numel() for parameter in stage.model.parameters()),
     )
 
@@ -115,6 +127,7 @@ def predicted(work: Work, cluster: Cluster, crossings: int, gpus: int) -> dict[s
 
 def table(work: Work, cluster: Cluster, found: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
     """Markdown: predicted and, where there is a measurement, measured steps."""
+    amount, unit = work.counted
     head = (
         "",
         "GPUs",
@@ -122,11 +135,11 @@ def table(work: Work, cluster: Cluster, found: Mapping[tuple[str, int], Mapping[
         "step, s: no overlap",
         "full overlap",
         "efficiency",
-        "questions/s",
+        f"{unit}/s",
         "measured, s",
     )
     lines = [
-        f"{work.flops / 1e12:.1f} TFLOP and {work.questions:.0f} questions a pack, {work.parameters:,} parameters; "
+        f"{work.flops / 1e12:.1f} TFLOP and {amount:.0f} {unit} a pack, {work.parameters:,} parameters; "
         f"assumed: MFU {cluster.mfu:.2f} of {cluster.peak_tflops:g} TFLOP/s on one GPU, {cluster.inside:g} GB/s within "
         f"a node of {cluster.node}, {cluster.between:g} GB/s beyond, {cluster.efficiency:.0%} of them reached",
         "",
@@ -136,7 +149,7 @@ def table(work: Work, cluster: Cluster, found: Mapping[tuple[str, int], Mapping[
     for name, crossings in CONFIGS.items():
         for gpus in sorted({*COUNTS, *(count for config, count in found if config == name)}):
             times = predicted(work, cluster, crossings, gpus)
-            rates = [f"{gpus * work.questions / times[step]:.0f}" for step in ("apart", "beside")]
+            rates = [f"{gpus * amount / times[step]:.0f}" for step in ("apart", "beside")]
             efficiency = [f"{times[f'efficiency_{step}']:.1%}" for step in ("apart", "beside")]
             own = found.get((name, gpus))
             cells = [
@@ -183,13 +196,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", default="drivlm-2b")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="drivlm-2b")
     parser.add_argument("--stage", choices=("distill", "align", "finetune"), default="finetune")
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--tiles", type=int, default=48)
     parser.add_argument("--run", type=int, nargs="+", default=[], metavar="GPUS", help="measure on these numbers first")
     parser.add_argument("--hostfile", type=Path, help="DeepSpeed's, for more than one node")
-    parser.add_argument("--gpu-memory", type=float, metavar="GIB", help="see `trainer.bench`")
+    parser.add_argument("--gpu-memory", type=float, metavar="GIB", help="default: each GPU's own")
     parser.add_argument("--mfu", type=float, help="of one GPU; default: as measured there, else 0.5")
     parser.add_argument("--peak-tflops", type=float, default=Cluster.peak_tflops)
     parser.add_argument("--inside", type=float, default=Cluster.inside, help="GB/s of a GPU within its node")

@@ -195,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for settings in _cases(options):
         traced = traced_step(settings)
         layers = settings.checkpointing
+        assert layers is not None
         name = f"{settings.stage}, {settings.kernels}, {layers.vision} and {layers.language} again"
         sizes = (traced.kept, traced.estimated_kept, traced.peak, traced.estimated_peak)
         ratio = traced.estimated_peak / traced.peak

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import cycle
 
 from data_shards.collate import Batch
-from trainer.bench.packs import random_batches
+from trainer.bench.packs import FRAME_TILES, random_batches
 from trainer.bench.settings import BenchSettings, pack_settings
 from trainer.data import make_data
 from trainer.dist import Ranks
@@ -38,7 +38,7 @@ def make_feed(stage: Stage, settings: BenchSettings, ranks: Ranks) -> Feed:
         return Feed(
             steps=lambda: ([batch] for batch in cycle(held)),
             first_batches=lambda: held,
-            note="random packs in memory: nothing is read or decoded",
+            note="random packs in memory: nothing is read or decoded" + _cut(settings.tiles),
         )
     data = make_data(stage.recipe, stage.text, ranks, stage.cost())
     workers = stage.recipe.data.workers
@@ -47,3 +47,8 @@ def make_feed(stage: Stage, settings: BenchSettings, ranks: Ranks) -> Feed:
         first_batches=data.first_batches,
         note=f"{settings.data}: {data.num_samples} frames, read, decoded and tiled by {workers} workers of each rank",
     )
+
+
+def _cut(max_tiles: int) -> str:
+    """What to say where a pack holds fewer tiles than a frame has."""
+    return "" if max_tiles >= FRAME_TILES else f"; frames of {FRAME_TILES} tiles are cut to the {max_tiles} of a pack"

@@ -9,6 +9,8 @@ import torch
 
 from data_shards.collate import Batch, step_counts
 from models.flops import vision_flops
+from trainer.bench.device_memory import measured_memory
+from trainer.bench.flop_shares import flop_shares
 from trainer.bench.packs import useful_tokens
 from trainer.bench.parts import useful_flops
 from trainer.bench.settings import BenchSettings
@@ -68,10 +70,11 @@ def figures(settings: BenchSettings, stage: Stage, taken: Taken, expected: Memor
         "useful_tflops": flops / whole / 1e12,
         "peak_tflops": peak and peak / 1e12,
         "useful_mfu": flops / whole / peak if peak else None,
+        "flop_shares": flop_shares(stage, taken.batches),
         "teacher_mfu": _teacher_mfu(stage, taken.batches, seconds, peak),
         "memory": {
             "estimated": {**expected.parts, "peak": expected.peak},
-            "measured_peak": torch.cuda.max_memory_reserved() if cuda else None,
+            **measured_memory(ranks.device()),
         },
         "data": taken.note,
     }

@@ -24,10 +24,11 @@ from models.attention.choose import ORDER as BACKENDS
 from models.fused import FusedError, choose_fused
 from models.fused.choose import ORDER as KERNELS
 from models.presets import text_config
+from trainer.bench.checks import kernels_problems, unwritable
 from trainer.bench.packs import PackSettings, random_batches
 from trainer.bench.settings import PRESETS
 from trainer.dist import compute_device
-from trainer.loggers import announce
+from trainer.loggers import announce, report_failure
 from trainer.utilisation import visible_pairs
 
 _VOCABULARY = 1000
@@ -57,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeat", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("runs/bench/kernels.json"))
     options = parser.parse_args(arguments)
+    problems = kernels_problems(options) + unwritable(options.out)
+    if problems:
+        report_failure("\n".join(problems), on_all_ranks=True)
+        return 2
     device = compute_device()
     config = text_config(PRESETS[options.preset].language, vocab_size=_VOCABULARY)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32

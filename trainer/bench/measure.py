@@ -1,9 +1,9 @@
 """Settings in; a stage of training with random weights on the real engine, timed part by part, out."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,17 @@ from trainer.adamw import choose_adamw
 from trainer.bench.collectives import timed_collectives
 from trainer.bench.feed import make_feed
 from trainer.bench.figures import Taken, figures
+from trainer.bench.fit import bench_stage, expected_memory, fitted, with_room
 from trainer.bench.parts import last_backward, parts_of
 from trainer.bench.settings import BenchSettings, bench_recipe, write_codebook
 from trainer.bench.timeline import TimedEngine, Timeline, watched
 from trainer.bench.weights import with_pattern
-from trainer.checkpointing_section import CheckpointingSection
 from trainer.dist import Ranks
-from trainer.ds_config import load_ds_config, precision, resolve, zero_stage
+from trainer.ds_config import load_ds_config, resolve, zero_stage
 from trainer.engine_partition import Partition
 from trainer.loop import train_step
 from trainer.memory import Zero
-from trainer.memory_fit import fewest_checkpointed, memory_of
-from trainer.stages import make_stage
 from trainer.stages.base import Preparation, Stage
-from trainer.stages.sources import StageError
 from trainer.tensor_cores import use_tensor_cores
 
 
@@ -46,10 +43,10 @@ def measure(settings: BenchSettings, ranks: Ranks, run_dir: Path) -> dict[str, A
     use_tensor_cores(config)
     if settings.cached:
         ranks.on_main(lambda: write_codebook(bench_recipe(settings, run_dir), settings.preset))
-    settings = fitted(settings, config, ranks.world_size, run_dir)
-    stage = with_pattern(make_stage(bench_recipe(settings, run_dir), getattr(torch, precision(config)), loaded=False))
+    settings, checkpointed = fitted(with_room(settings, ranks), config, ranks.world_size, run_dir)
+    stage = with_pattern(bench_stage(settings, config, run_dir))
     feed = make_feed(stage, settings, ranks)
-    expected = memory_of(stage, Zero.of(config, ranks.world_size))
+    expected = expected_memory(stage, Zero.of(config, ranks.world_size))
     groups = stage.parameter_groups()
     stage.load(Partition(config, ranks) if zero_stage(config) == 3 else None)
     engine = TimedEngine(stage.model, groups, config)
@@ -65,25 +62,7 @@ def measure(settings: BenchSettings, ranks: Ranks, run_dir: Path) -> dict[str, A
         bench = _Bench(settings=settings, stage=stage, engine=engine, ranks=ranks)
         shown, wall = bench.run(feed.steps())
     taken = Taken(batches=shown, timeline=engine.timeline, wall=wall, note=feed.note)
-    return {"optimiser": adamw, **figures(settings, stage, taken, expected, ranks)}
-
-
-def fitted(settings: BenchSettings, config: Mapping[str, Any], world_size: int, run_dir: Path) -> BenchSettings:
-    """The settings with the checkpointing that a card needs, where they name one.
-
-    Raises:
-        StageError: the card is too small whatever is checkpointed.
-    """
-    if settings.gpu_gib is None:
-        return settings
-    stage = make_stage(bench_recipe(settings, run_dir), getattr(torch, precision(config)), loaded=False)
-    counts = fewest_checkpointed(stage, Zero.of(config, world_size), settings.gpu_gib)
-    if counts is None:
-        raise StageError(
-            f"--gpu-memory: got {settings.gpu_gib:g} GiB, too little with every layer checkpointed; lower --tokens and "
-            "--tiles, or take another --ds_config"
-        )
-    return replace(settings, checkpointing=CheckpointingSection(**counts))
+    return {"optimiser": adamw, "checkpointed": checkpointed, **figures(settings, stage, taken, expected, ranks)}
 
 
 def _config(settings: BenchSettings, ranks: Ranks, run_dir: Path) -> tuple[dict[str, Any], str]:

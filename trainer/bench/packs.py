@@ -19,7 +19,9 @@ from data_shards.plan import PackPlan, PackStream, SectionPlan
 
 DATASET = "random"
 _FRAMES = 400
-_TILES = 13
+FRAME_TILES = 13
+"""Of a driving frame, as `data_shards.view_layout` cuts it."""
+
 _PREFIX_WORDS = 52
 _GENERAL_WORDS = 30
 _QUESTION_WORDS = 40
@@ -80,7 +82,7 @@ def random_batches(settings: PackSettings, cost: CostModel, count: int, seed: in
 
 def drawn_sizes(settings: PackSettings, rng: np.random.Generator) -> SizeTable:
     """Tokens and tiles of driving frames; without tokens where the job is on images only."""
-    tiles = min(_TILES, settings.max_tiles)
+    tiles = min(FRAME_TILES, settings.max_tiles)
     asked = rng.integers(80, 100, _FRAMES) if settings.tokens_per_tile else np.zeros(_FRAMES, np.int64)
     prefix = _PREFIX_WORDS + tiles * settings.tokens_per_tile if settings.tokens_per_tile else 0
     return SizeTable(
@@ -93,7 +95,7 @@ def drawn_sizes(settings: PackSettings, rng: np.random.Generator) -> SizeTable:
 
 def general_sizes(count: int, settings: PackSettings, rng: np.random.Generator) -> SizeTable:
     """Tokens and tiles of general samples, for jobs with words."""
-    tiles = rng.integers(0, min(_TILES, settings.max_tiles) + 1, count).astype(np.int32)
+    tiles = rng.integers(0, min(FRAME_TILES, settings.max_tiles) + 1, count).astype(np.int32)
     return SizeTable(
         prefix=(_GENERAL_WORDS + settings.tokens_per_tile * tiles).astype(np.int32),
         tiles=tiles,
@@ -105,6 +107,11 @@ def general_sizes(count: int, settings: PackSettings, rng: np.random.Generator) 
 def useful_tokens(batch: Batch) -> int:
     """Tokens of a batch without those that fill conversations up, which have id 0."""
     return int((batch.input_ids != 0).sum())
+
+
+def least_tokens(max_tiles: int, tokens_per_tile: int) -> int:
+    """Tokens of a driving frame with the shortest question there can be."""
+    return _PREFIX_WORDS + min(FRAME_TILES, max_tiles) * tokens_per_tile + _QUESTION_WORDS + 1
 
 
 def _spread(section: SectionPlan, count: int) -> list[PackPlan]:

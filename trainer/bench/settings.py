@@ -1,6 +1,6 @@
 """What the command line says in; the recipe and packs that a benchmark runs, over models with random weights, out."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +9,7 @@ import torch
 from data_shards.chat import IMAGE_TOKEN
 from data_shards.view_layout import ViewLayout
 from models.activations import num_patches
-from models.presets import vision_config
+from models.presets import image_tokens_per_tile, vision_config
 from trainer.bench.packs import DATASET, PackSettings
 from trainer.checkpointing_section import CheckpointingSection
 from trainer.codebook import CodebookRecord, fit_codebook
@@ -75,12 +75,14 @@ class BenchSettings:
         steps, warmup: measured, and run before.
         questions_per_visit: 1 is classic packing.
         padded: conversations are filled up to the longest.
+        stock: transformers' own model on padded batches, see `trainer.bench.stock`; with one question a visit.
         general: general samples for each driving question; for stages on questions.
         cached: distill from cached targets, with no teacher in memory.
         ds_config: DeepSpeed JSON.
         attention, kernels, adamw: as `model.attention`, `model.kernels` and `optim.kernel` of a recipe.
         peak_tflops: of the device, dense, in the precision of training; None where it is in the table.
-        gpu_gib: memory of a card; where it is given, the fewest layers are checkpointed that make the estimate fit.
+        checkpointing: layers that run again; None for as few as make the estimate fit `gpu_gib`.
+        gpu_gib: memory of a card; None for that of the GPU that is there, or no limit without one.
         data: shards to be read as training reads them; None for random packs in memory.
         workers: loader processes of each rank.
     """
@@ -94,12 +96,13 @@ class BenchSettings:
     warmup: int = 3
     questions_per_visit: int = 32
     padded: bool = False
+    stock: bool = False
     general: float = 0.0
     cached: bool = False
     attention: Literal["auto", "flash", "varlen", "flex", "sdpa"] = "auto"
     kernels: Literal["auto", "liger", "compile", "plain"] = "auto"
     adamw: Literal["auto", "fused", "plain", "deepspeed"] = "auto"
-    checkpointing: CheckpointingSection = field(default_factory=CheckpointingSection)
+    checkpointing: CheckpointingSection | None = None
     peak_tflops: float | None = None
     gpu_gib: float | None = None
     data: Path | None = None
@@ -135,6 +138,11 @@ def _distillation(settings: BenchSettings, run_dir: Path) -> DistillSection:
     return replace(online, codebook=run_dir / "codebook.safetensors", features=0.0) if settings.cached else online
 
 
+def tokens_per_tile(preset: str) -> int:
+    """Image tokens of a tile of a preset's whole model."""
+    return image_tokens_per_tile(vision_config(PRESETS[preset].student))
+
+
 def write_codebook(recipe: Recipe, preset: str) -> None:
     """The codebook that cached targets are said to be of, random."""
     assert recipe.distill.codebook is not None
@@ -155,7 +163,8 @@ def write_codebook(recipe: Recipe, preset: str) -> None:
 
 def _models(settings: BenchSettings) -> ModelSection:
     preset = PRESETS[settings.preset]
-    common = ModelSection(attention=settings.attention, kernels=settings.kernels, checkpointing=settings.checkpointing)
+    checkpointing = settings.checkpointing or CheckpointingSection()
+    common = ModelSection(attention=settings.attention, kernels=settings.kernels, checkpointing=checkpointing)
     if settings.stage == "distill":
         return replace(common, teacher=None if settings.cached else preset.teacher, student=preset.student)
     if settings.stage == "align":

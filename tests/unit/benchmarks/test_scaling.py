@@ -1,12 +1,13 @@
 """The predicted scaling against arithmetic by hand, and measurements in their column."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from benchmarks.scaling import CONFIGS, Cluster, Work, measured, predicted, table
+from benchmarks.scaling import CONFIGS, Cluster, Work, _parser, measured, predicted, table, work_of
 
-WORK = Work(flops=100e12, questions=90, parameters=2_000_000_000)
+WORK = Work(flops=100e12, questions=90, tiles=40, parameters=2_000_000_000)
 CLUSTER = Cluster(peak_tflops=1000.0, mfu=0.5, inside=400.0, between=50.0, efficiency=1.0)
 
 
@@ -32,3 +33,18 @@ def test_measured_steps_stand_in_their_rows(tmp_path):
     rows = [line for line in table(WORK, CLUSTER, measured(tmp_path)).splitlines() if "0.432" in line]
     assert len(rows) == 1
     assert rows[0].startswith("| zero3 | 4 |")
+
+
+def test_a_stage_without_questions_is_rated_by_its_tiles():
+    assert "| questions/s |" in table(WORK, CLUSTER, {})
+    shown = table(replace(WORK, questions=0), CLUSTER, {})
+    assert "40 tiles a pack" in shown
+    assert "| tiles/s |" in shown
+    assert "| zero1 | 1 | 0.000 | 0.200 | 0.200 | 100.0% to 100.0% | 200 to 200 | - |" in shown
+
+
+def test_packs_of_distillation_hold_tiles_and_no_questions():
+    work = work_of(_parser().parse_args(["--preset", "tiny", "--stage", "distill"]))
+    assert work.questions == 0
+    assert work.counted == (work.tiles, "tiles")
+    assert work.tiles > 0
