@@ -96,6 +96,7 @@ def _bench_numbers(options: Namespace) -> list[str]:
         *_at_least("--tiles", options.tiles, 1),
         *_at_least("--steps", options.steps, 1),
         *_at_least("--warmup", options.warmup, 0),
+        *_at_least("--micro-batches", options.micro_batches, 1),
         *_at_least("--questions-per-visit", options.questions_per_visit, 1),
         *_at_least("--workers", options.workers, 0),
         *_at_least("--make-frames", options.make_frames, 1),

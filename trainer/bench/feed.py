@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, islice
 
 from data_shards.collate import Batch
 from trainer.bench.packs import FRAME_TILES, random_batches
@@ -36,7 +36,7 @@ def make_feed(stage: Stage, settings: BenchSettings, ranks: Ranks) -> Feed:
         made = random_batches(pack_settings(stage, settings), stage.cost(), _PACKS, seed=ranks.rank)
         held = [batch.pin_memory() for batch in made] if ranks.device().type == "cuda" else made
         return Feed(
-            steps=lambda: ([batch] for batch in cycle(held)),
+            steps=lambda: _steps(held, settings.micro_batches),
             first_batches=lambda: held,
             note="random packs in memory: nothing is read or decoded" + _cut(settings.tiles),
         )
@@ -47,6 +47,12 @@ def make_feed(stage: Stage, settings: BenchSettings, ranks: Ranks) -> Feed:
         first_batches=data.first_batches,
         note=f"{settings.data}: {data.num_samples} frames, read, decoded and tiled by {workers} workers of each rank",
     )
+
+
+def _steps(held: Iterable[Batch], micro_batches: int) -> Iterator[list[Batch]]:
+    packs = cycle(held)
+    while True:
+        yield list(islice(packs, micro_batches))
 
 
 def _cut(max_tiles: int) -> str:

@@ -17,6 +17,7 @@ def bench_parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--tiles", type=int, default=48, help="of a pack at most")
     made.add_argument("--steps", type=int, default=20)
     made.add_argument("--warmup", type=int, default=3, help="steps before those measured")
+    made.add_argument("--micro-batches", type=int, default=1, metavar="N", help="packs of each rank in a step")
     made.add_argument("--questions-per-visit", type=int, help="1: every question brings its own images; default: 32")
     made.add_argument("--padded", action="store_true", help="fill every conversation up to the longest")
     made.add_argument(
@@ -56,6 +57,7 @@ def settings_of(options: argparse.Namespace, *, gpus: int) -> BenchSettings:
         tiles=options.tiles,
         steps=options.steps,
         warmup=options.warmup,
+        micro_batches=options.micro_batches,
         questions_per_visit=options.questions_per_visit or a_visit,
         padded=options.padded,
         stock=options.stock,

@@ -15,6 +15,7 @@ from trainer.checkpointing_section import CheckpointingSection
 from trainer.codebook import CodebookRecord, fit_codebook
 from trainer.hashes import view_sha256
 from trainer.recipe import (
+    BatchSection,
     DataSection,
     DatasetSection,
     DistillSection,
@@ -73,6 +74,7 @@ class BenchSettings:
         preset: of `PRESETS`.
         tokens, tiles: limits of a pack.
         steps, warmup: measured, and run before.
+        micro_batches: packs of each rank in a step.
         questions_per_visit: 1 is classic packing.
         padded: conversations are filled up to the longest.
         stock: transformers' own model on padded batches, see `trainer.bench.stock`; with one question a visit.
@@ -94,6 +96,7 @@ class BenchSettings:
     tiles: int = 48
     steps: int = 20
     warmup: int = 3
+    micro_batches: int = 1
     questions_per_visit: int = 32
     padded: bool = False
     stock: bool = False
@@ -125,6 +128,7 @@ def bench_recipe(settings: BenchSettings, run_dir: Path) -> Recipe:
             max_tiles=settings.tiles,
             questions_per_visit=settings.questions_per_visit,
         ),
+        batch=BatchSection(micro_batches=settings.micro_batches),
         optim=OptimSection(warmup=0.0, schedule="constant", kernel=settings.adamw),
         distill=_distillation(settings, run_dir),
         log_every=1,

@@ -15,9 +15,12 @@ _TOGETHER = ("zero1", "zero2", "zero3")
 """Those measured on all GPUs together."""
 
 _SIZES = {
-    "drivlm-2b": ["--tokens", "16384", "--tiles", "48", "--steps", "10"],
+    "drivlm-2b": ["--tokens", "16384", "--tiles", "48", "--steps", "16"],
     "tiny": ["--tokens", "1000", "--tiles", "39", "--steps", "3", "--warmup", "1"],
 }
+_LONGER = {"drivlm-2b": 18432, "tiny": 1100}
+"""Tokens that hold three whole visits of 32 questions."""
+
 _TIMED = {"drivlm-2b": ["--tokens", "16384"], "tiny": ["--tokens", "1000", "--repeat", "3"]}
 
 
@@ -56,6 +59,8 @@ def parts(preset: str, out: Path, gpu_gib: float | None, gpus: int, workers: int
         bench("mixture", "finetune", *mixed),
         bench("mixture, classic packs", "finetune", *mixed, *classic),
         bench(f"mixture, {STOCK}", "finetune", *mixed, "--stock"),
+        bench("finetune, four packs a step", "finetune", "--micro-batches", "4", "--steps", "4"),
+        bench("finetune, longer packs", "finetune", "--tokens", str(_LONGER[preset])),
         bench("finetune, plain kernels", "finetune", "--kernels", "plain", "--adamw", "plain"),
         _kernels(preset, out),
         bench("finetune, padded", "finetune", *classic, "--padded"),
