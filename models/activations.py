@@ -27,14 +27,12 @@ class LayerBytes:
         whole: kept where the layer is not checkpointed.
         input: kept where it is.
         working: most that is held beside these at one moment of its backward pass: gradients on the way.
-        forward: most that is held at one moment of a forward pass without gradients.
         flops: of a forward pass, without attention scores: what running it again costs.
     """
 
     whole: float
     input: float
     working: float
-    forward: float
     flops: float
 
 
@@ -99,9 +97,15 @@ def vision_layer(
         whole=tokens * (norms + attention + scale + mlp),
         input=tokens * width * item,
         working=tokens * (2 * inner + 2 * width) * item,
-        forward=tokens * (2 * inner + 3 * width) * item,
         flops=tokens * (8 * width**2 + 4 * width * inner),
     )
+
+
+def vision_layer_alone(config: InternVLVisionConfig, tiles: int, item: int) -> float:
+    """Most bytes at one moment of a layer's forward pass without gradients: its input, the states between attention and
+    MLP, both sides of the MLP's activation, and for each branch what it began with or gave."""
+    tokens = tiles * (num_patches(config) + 1)
+    return tokens * (2 * config.intermediate_size + 4 * config.hidden_size) * item
 
 
 def language_layer(
@@ -129,7 +133,6 @@ def language_layer(
         whole=tokens * (norms + attention + mlp),
         input=tokens * width * item,
         working=tokens * (3 * inner + 2 * width) * item,
-        forward=tokens * (3 * inner + 3 * width) * item,
         flops=tokens * language_flops(config)[0] / config.num_hidden_layers,
     )
 

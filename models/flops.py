@@ -18,7 +18,7 @@ class ForwardFlops:
     Attributes:
         tile: vision tower, one tile; of it `tile_patches` embed the patches and `tile_scores` are attention scores and
             their products with values.
-        image_token: projector, one image token; of it `image_token_in` is its first matrix.
+        image_token: projector, one image token.
         token: language model, one token, without attention scores and head; of it `token_last` are the last matrices of
             the layers, which recomputation leaves out since no gradient needs their output.
         pair: language model's attention, one query that sees one key, all layers and heads.
@@ -30,7 +30,6 @@ class ForwardFlops:
     tile_patches: float
     tile_scores: float
     image_token: float
-    image_token_in: float
     token: float
     token_last: float
     pair: float
@@ -87,13 +86,12 @@ def forward_flops(config: InternVLConfig, *, projector: str = "mlp") -> ForwardF
     assert isinstance(text, LlamaConfig)
     token, pair, label = language_flops(text)
     tower = tower_flops(vision)
-    image_token_in = 2 * int(vision.hidden_size / config.downsample_ratio**2) * text.hidden_size
+    first = 2 * int(vision.hidden_size / config.downsample_ratio**2) * text.hidden_size
     return ForwardFlops(
         tile=float(sum(tower)),
         tile_patches=tower.patches,
         tile_scores=tower.scores,
-        image_token=image_token_in + (2 * text.hidden_size**2 if projector == "mlp" else 0),
-        image_token_in=image_token_in,
+        image_token=first + (2 * text.hidden_size**2 if projector == "mlp" else 0),
         token=token,
         token_last=2 * text.num_hidden_layers * text.hidden_size * text.intermediate_size,
         pair=pair,

@@ -18,6 +18,7 @@ from models.activations import (
     pixel_bytes,
     projector_bytes,
     vision_layer,
+    vision_layer_alone,
 )
 from models.distill_heads import DistillStudent
 from models.label_loss import head_chunks
@@ -63,7 +64,6 @@ def _distill(stage: DistillStage, tokens: int, tiles: int, divided: bool) -> Foo
     )
     asked, loss = _answers(stage, tokens, item)
     divides = {part: divided and part.divides(stage.dtype, settings.teacher_placement) for part in stage.frozen_parts()}
-    taught = vision_layer(stage.teacher.config, tiles, item) if stage.teacher is not None else None
     fused = _fused(stage)
     return Footprint(
         parameters=_numbers(stage.model.parameters()),
@@ -81,9 +81,23 @@ def _distill(stage: DistillStage, tokens: int, tiles: int, divided: bool) -> Foo
         ),
         others={"bridges": (patches + tiles) * student.hidden_size * item},
         loss=(terms[0] + loss[0], max(terms[1], loss[1])),
-        forward_alone=taught.forward + len(stage.model.bridges) * taught.input if taught else 0.0,
+        forward_alone=_teacher_alone(stage, tiles, item),
         tiles=pixel_bytes(student, tiles, item),
     )
+
+
+def _teacher_alone(stage: DistillStage, tiles: int, item: int) -> float:
+    """The teacher's last layer, beside the states before its input that are compared as well."""
+    if stage.teacher is None:
+        return 0.0
+    assert isinstance(stage.model, DistillStudent)
+    states = vision_layer(stage.teacher.config, tiles, item).input
+    return vision_layer_alone(stage.teacher.config, tiles, item) + max(len(stage.model.bridges) - 2, 0) * states
+
+
+def _tower_alone(config: InternVLVisionConfig, tiles: int, item: int) -> float:
+    """Any layer but the first, beside the embeddings that the stock tower holds until its end."""
+    return vision_layer_alone(config, tiles, item) + vision_layer(config, tiles, item).input
 
 
 def _answers(stage: DistillStage, tokens: int, item: int) -> tuple[tuple[ModuleBytes, ...], tuple[float, float]]:
@@ -118,7 +132,7 @@ def _vlm(stage: VlmStage, tokens: int, tiles: int) -> Footprint:
         modules=(tower, ModuleBytes(name="language", layers=language.layers, skipped=language.skipped, ends=ends)),
         others=_projector(stage, config, tiles, item),
         loss=loss_bytes(text, tokens, item, chunks=chunks, trained=_other_trained(stage, "lm_head."), fused=fused),
-        forward_alone=vision_layer(vision, tiles, item).forward,
+        forward_alone=_tower_alone(vision, tiles, item),
         tiles=pixel_bytes(vision, tiles, item),
     )
 

@@ -130,9 +130,11 @@ def vlm_training(
 
 
 def _projector_training(flops: ForwardFlops, vision: Trained, projector: Trained) -> float:
+    """For an image token. Before the first matrix stands a norm with weights, which needs that matrix's gradient of its
+    input over a frozen tower as well."""
     if not vision.share and not projector.share:
         return flops.image_token
-    return flops.image_token * (2 + projector.share) - (0.0 if vision.share else flops.image_token_in)
+    return flops.image_token * (2 + projector.share)
 
 
 def visible_pairs(layout: PackLayout) -> float:

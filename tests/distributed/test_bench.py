@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -61,6 +62,43 @@ def late_rank(ranks, directory):
 
 def test_the_rank_that_waits_for_a_late_one_communicates(tmp_path):
     on_ranks(late_rank, tmp_path)
+
+
+def collectives():
+    """What a rank alone may call, by name: torch's public functions over gloo."""
+    one, two = torch.ones(2), torch.empty(2)
+    return {
+        "all_reduce": lambda: torch_dist.all_reduce(one),
+        "all_gather": lambda: torch_dist.all_gather([two], one),
+        "all_gather_into_tensor": lambda: torch_dist.all_gather_into_tensor(two, one),
+        "reduce_scatter": lambda: torch_dist.reduce_scatter(two, [one]),
+        "reduce_scatter_tensor": lambda: torch_dist.reduce_scatter_tensor(two, one),
+        "all_to_all_single": lambda: torch_dist.all_to_all_single(two, one),
+        "all_to_all": lambda: torch_dist.all_to_all([two], [one]),
+        "broadcast": lambda: torch_dist.broadcast(one, 0),
+        "reduce": lambda: torch_dist.reduce(one, 0),
+        "gather": lambda: torch_dist.gather(one, [two], 0),
+        "scatter": lambda: torch_dist.scatter(two, [one], 0),
+        "barrier": torch_dist.barrier,
+        "monitored_barrier": torch_dist.monitored_barrier,
+        "broadcast_object_list": lambda: torch_dist.broadcast_object_list([1], 0),
+    }
+
+
+def rank_alone(ranks):
+    timeline = Timeline(torch.device("cpu"))
+    for name, call in collectives().items():
+        for watched in (False, True):
+            timeline.begin()
+            with timed_collectives(timeline) if watched else nullcontext():
+                call()
+            timeline.mark("end")
+            assert (timeline.seconds()[-1].get(COMMUNICATION, 0.0) > 0) == watched, name
+            timeline.end()
+
+
+def test_every_collective_of_a_rank_is_communication():
+    on_ranks(rank_alone, world=1)
 
 
 def measured(ranks, directory):

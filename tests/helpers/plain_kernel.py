@@ -57,6 +57,9 @@ class PlainKernel:
 
 
 def _slices(sequences: Sequences) -> Iterator[tuple[slice, slice]]:
+    for longest, bounds in ((sequences.max_q, sequences.cu_q), (sequences.max_k, sequences.cu_k)):
+        assert bounds.dtype == torch.int32
+        assert longest == int(bounds.diff().max()), "the kernels of a GPU run as many blocks as the longest has"
     bounds_q, bounds_k = sequences.cu_q.tolist(), sequences.cu_k.tolist()
     for index in range(len(bounds_q) - 1):
         yield slice(*bounds_q[index : index + 2]), slice(*bounds_k[index : index + 2])

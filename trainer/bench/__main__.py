@@ -75,7 +75,8 @@ def _table(figures: dict[str, Any]) -> str:
     lines.append(", ".join(f"{name} {figures['shares'].get(name, 0.0):.1%} of the time" for name in shown))
     if figures["useful_mfu"] is not None:
         lines.append(f"useful MFU {figures['useful_mfu']:.3f} of {figures['peak_tflops']:g} TFLOP/s (dense)")
-    lines.append("useful FLOPs: " + ", ".join(f"{name} {share:.1%}" for name, share in figures["flop_shares"].items()))
+    divided = ", ".join(f"{name} {share:.1%}" for name, share in figures["flop_shares"].items())
+    lines += [f"useful FLOPs: {divided}"] if divided else []
     lines.append(_memory(figures["memory"]))
     return "\n".join(lines)
 

@@ -26,6 +26,7 @@ CALLS = (
     "allgather_coalesced",
     "allgather_into_tensor_coalesced",
     "_allgather_base",
+    "all_to_all_single",
     "alltoall",
     "alltoall_base",
     "broadcast",
@@ -37,10 +38,15 @@ CALLS = (
     "reduce_scatter_tensor_coalesced",
     "_reduce_scatter_base",
     "scatter",
+    "send",
+    "recv",
+    "recv_anysource",
     "barrier",
+    "monitored_barrier",
     "_end_coalescing",
 )
-"""Methods of a process group that start a collective."""
+"""Methods of a process group that start a collective, or send and receive; those that an older torch lacks are passed
+over."""
 
 
 WAITS: tuple[tuple[Any, str], ...] = (

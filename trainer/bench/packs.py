@@ -114,6 +114,21 @@ def least_tokens(max_tiles: int, tokens_per_tile: int) -> int:
     return _PREFIX_WORDS + min(FRAME_TILES, max_tiles) * tokens_per_tile + _QUESTION_WORDS + 1
 
 
+def without_padding(batch: Batch) -> Batch:
+    """The batch without the tokens that fill conversations up."""
+    real = batch.input_ids != 0
+    before = torch.cat([real.new_zeros(1, dtype=torch.int64), real.cumsum(0)])
+    return replace(
+        batch,
+        input_ids=batch.input_ids[real],
+        position_ids=batch.position_ids[real],
+        segment_ids=batch.segment_ids[real],
+        groups=tuple((int(before[start]), int(before[end])) for start, end in batch.groups),
+        label_positions=before[batch.label_positions],
+        meta=replace(batch.meta, num_tokens=useful_tokens(batch)),
+    )
+
+
 def _spread(section: SectionPlan, count: int) -> list[PackPlan]:
     asked = [sum(len(visit.questions) for visit in section[i].visits) for i in range(len(section))]
     ascending = np.argsort(asked, kind="stable")

@@ -5,12 +5,10 @@ from typing import NamedTuple
 from torch import nn
 
 from data_shards.collate import Batch
-from models.attention import pack_layout
-from models.flops import forward_flops, vision_flops
+from trainer.bench.packs import without_padding
 from trainer.stages.base import Stage
 from trainer.stages.distill import DistillStage
 from trainer.stages.vlm import VlmStage
-from trainer.utilisation import group_pairs
 
 
 class Part(NamedTuple):
@@ -49,17 +47,4 @@ def last_backward(stage: Stage) -> str:
 
 def useful_flops(stage: Stage, batch: Batch) -> float:
     """FLOPs that the loss of a batch needs: nothing filled up, masked or computed twice."""
-    if isinstance(stage, DistillStage):
-        teacher = vision_flops(stage.teacher.config) if stage.teacher is not None else 0.0
-        return batch.meta.num_tiles * (3 * vision_flops(stage.exported().config) + teacher)
-    assert isinstance(stage, VlmStage)
-    cost = stage.cost()
-    real = (batch.input_ids != 0).int()
-    tokens, pairs = 0, 0.0
-    layout = pack_layout(batch.groups, batch.segment_ids)
-    for (start, _), prefix, segments in zip(batch.groups, layout.prefix_lengths, layout.segment_lengths, strict=True):
-        own = [int(part.sum()) for part in real[start + prefix : start + prefix + sum(segments)].split(list(segments))]
-        tokens += prefix + sum(own)
-        pairs += group_pairs(prefix, own)
-    head = stage.passes[2] * forward_flops(stage.vlm.config).label * len(batch.label_targets)
-    return cost.token * tokens + cost.tile * batch.meta.num_tiles + cost.pair * pairs + head
+    return stage.flops(without_padding(batch)).useful

@@ -172,6 +172,10 @@ class Stage(ABC):
         """Loss of a micro batch that comes from the loader, on the CPU."""
 
     @abstractmethod
+    def flops(self, batch: Batch) -> TrainFlops:
+        """Of the loss of a micro batch that comes from the loader, forward and backward."""
+
+    @abstractmethod
     def metric_names(self) -> tuple[str, ...]:
         """Every metric `loss` can give."""
 

@@ -169,15 +169,14 @@ class DistillStage(Stage):
             each_T = each_T + terms.patch_logits * patch_logits_T
             metrics["patch_logits"] = (patch_logits_T.sum(), self.weight(batch))
         metrics |= self._by_dataset(each_T, batch)
-        flops = self._flops(batch)
         if self.answers is None:
-            return LossOut(total=each_T.sum(), metrics=metrics, flops=flops)
+            return LossOut(total=each_T.sum(), metrics=metrics, flops=self.flops(batch))
         answers, own = self.answers.loss(student_TNE[-1], teacher_TNE[-1], batch)
         return LossOut(
             total=each_T.sum(),
             second=terms.answer_logits * answers,
             metrics={**metrics, **own},
-            flops=flops + self.answers.flops(batch),
+            flops=self.flops(batch),
         )
 
     def metric_names(self) -> tuple[str, ...]:
@@ -198,8 +197,8 @@ class DistillStage(Stage):
         index_T = sent(index_of(self.datasets, owners), each_T.device)
         return means_by(self.datasets, index_T, each_T, torch.ones_like(each_T))
 
-    def _flops(self, batch: Batch) -> TrainFlops:
-        """Of student, teacher where it is asked, bridges, and codebook logits, whose prototypes are frozen."""
+    def flops(self, batch: Batch) -> TrainFlops:
+        """Of student, teacher where it is asked, bridges, codebook logits, whose prototypes are frozen, and answers."""
         settings, tower = self.recipe.distill, self.exported()
         tile = tower_training(
             tower_flops(tower.config), Trained(share=self._student_share, again=self.share_run_again("vision"))
@@ -212,7 +211,8 @@ class DistillStage(Stage):
             passes = 3 if self.teacher is not None else 2
             heads += passes * 2.0 * (tokens - 1) * self._shape.width * settings.codebook_size
         tile += TrainFlops(useful=heads, hardware=heads)
-        return TrainFlops(useful=batch.meta.num_tiles * tile.useful, hardware=len(batch.tiles) * tile.hardware)
+        whole = TrainFlops(useful=batch.meta.num_tiles * tile.useful, hardware=len(batch.tiles) * tile.hardware)
+        return whole if self.answers is None else whole + self.answers.flops(batch)
 
     def frozen_parts(self) -> tuple[FrozenPart, ...]:
         """The teacher's tower and what answers are asked of, as far as they are loaded."""

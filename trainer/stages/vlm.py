@@ -105,7 +105,7 @@ class VlmStage(Stage):
         return self.model.vlm
 
     def cost(self) -> CostModel:
-        flops = forward_flops(self.vlm.config)
+        flops = self._forward_flops
         vision, projector, language = self.passes
         return CostModel(
             token=language * flops.token,
@@ -120,7 +120,6 @@ class VlmStage(Stage):
         layout = pack_layout(batch.groups, batch.segment_ids, self.attention).to(device)
         dataset_M = sent(_of_labels(batch, self.datasets, batch.meta.datasets), device)
         type_M = sent(_of_labels(batch, QUESTION_KINDS, batch.meta.kinds), device)
-        chunks = head_chunks(self.recipe.data.max_tokens, self.vlm.lm_head.out_features)
         image_positions = (batch.input_ids == self.vlm.config.image_token_id).nonzero()[:, 0]
         batch = batch.to(device, non_blocking=True)
         each_M, predicted_M = forward(
@@ -131,7 +130,7 @@ class VlmStage(Stage):
             batch.label_positions,
             batch.dummy_tile,
             batch.label_targets,
-            chunks,
+            self._chunks(),
             sent(image_positions, device),
         )
         weights_M = batch.label_weights.to(each_M.dtype)
@@ -142,9 +141,10 @@ class VlmStage(Stage):
             **means_by(_TYPES, type_M, losses_M, weights_M),
             "accuracy/tokens": (hits.float(), float(len(predicted_M))),
         }
-        return LossOut(
-            total=losses_M.sum(), metrics=metrics, predicted=predicted_M, flops=self._flops(batch, layout, chunks)
-        )
+        return LossOut(total=losses_M.sum(), metrics=metrics, predicted=predicted_M, flops=self._flops(batch, layout))
+
+    def flops(self, batch: Batch) -> TrainFlops:
+        return self._flops(batch, pack_layout(batch.groups, batch.segment_ids, self.attention))
 
     def metric_names(self) -> tuple[str, ...]:
         return (*self.datasets, *_TYPES, "accuracy/tokens")
@@ -184,7 +184,10 @@ class VlmStage(Stage):
             caption="\n\n".join([f"**frame**: {key}", *(f"**{name}**: {text}" for name, text in lines.items())]),
         )
 
-    def _flops(self, batch: Batch, layout: PackLayout, chunks: int) -> TrainFlops:
+    def _chunks(self) -> int:
+        return head_chunks(self.recipe.data.max_tokens, self.vlm.lm_head.out_features)
+
+    def _flops(self, batch: Batch, layout: PackLayout) -> TrainFlops:
         vision, projector, language = self._shares
         size = PackSize(
             tiles=batch.meta.num_tiles,
@@ -200,7 +203,7 @@ class VlmStage(Stage):
             vision=Trained(share=vision, again=self.share_run_again("vision")),
             projector=Trained(share=projector),
             language=Trained(share=language, again=self.share_run_again("language")),
-            head_again=chunks > 1,
+            head_again=self._chunks() > 1,
         )
 
     def _question_text(self, batch: Batch, first_label: int) -> str:

@@ -1,13 +1,17 @@
 """The memory estimate at full size, against the bytes that the stages' own code holds while shapes run through it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.traced_kernels import traced_kernels
 from benchmarks.traced_memory import META, HeldBytes, traced_step
-from trainer.bench.settings import BenchSettings
+from trainer.bench.settings import BenchSettings, bench_recipe
 from trainer.checkpointing_section import CheckpointingSection
+from trainer.footprint import footprint
+from trainer.stages import make_stage
 
 
 def full_size(stage, vision=0, language=0, **others):
@@ -64,3 +68,19 @@ def test_a_full_size_step_holds_what_was_estimated(settings):
     slack = 1.1 if settings.checkpointing.language == "all" else 0.35
     assert -0.03 * 2**30 <= traced.estimated_peak - traced.peak <= slack * 2**30
     assert -0.03 * 2**30 <= traced.estimated_kept - traced.kept <= 0.03 * 2**30
+
+
+@pytest.mark.parametrize(("name", "last_k"), [("align", 1), ("distill", 1), ("distill", 2), ("distill", 4)])
+def test_a_frozen_tower_holds_what_was_estimated_while_it_runs(name, last_k, tmp_path):
+    recipe = bench_recipe(full_size(name), tmp_path)
+    recipe = replace(recipe, distill=replace(recipe.distill, last_k=last_k))
+    with traced_kernels():
+        stage = make_stage(recipe, torch.bfloat16, loaded=False)
+    tower = stage.vlm.model.vision_tower if name == "align" else stage.teacher
+    tower.to(META, torch.bfloat16)
+    pixels = torch.empty(39, 3, 448, 448, dtype=torch.bfloat16, device=META)
+    with HeldBytes(without=[pixels, *tower.parameters(), *tower.buffers()]) as counted:
+        given = tower(pixels) if name == "align" else stage._states(pixels, None)
+    assert given is not None
+    alone = footprint(stage, max_tokens=1, max_tiles=39, divided=False).forward_alone
+    assert alone == pytest.approx(counted.peak, rel=1e-4)

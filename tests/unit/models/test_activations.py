@@ -149,6 +149,12 @@ def test_a_layer_of_each_full_size_tower_by_hand():
     language = language_layer(text_config("internlm2-1.8b"), 1, 2)
     norms = 2 * (2048 * 4 + 4 + 2 * 2048 * 2)
     assert language.whole == norms + (2 * 2048 + 2 * 1024) * 2 + 16 * 4 + 4 * 8192 * 2
+    repeated = language_layer(text_config("internlm2-1.8b"), 1, 2, kernel="sdpa")
+    assert repeated.whole == norms + 4 * 2048 * 2 + 16 * 4 + 4 * 8192 * 2
+    assert student.working == 1025 * (2 * 4096 + 2 * 1024) * 2
+    assert language.working == (3 * 8192 + 2 * 2048) * 2
+    assert student.flops == 2 * 1025 * (4 * 1024 * 1024 + 2 * 1024 * 4096)
+    assert language.flops == 2 * (2 * 2048 * 2048 + 2 * 2048 * 1024 + 3 * 2048 * 8192)
 
 
 def test_the_loss_in_parts_keeps_states_and_holds_one_part():

@@ -7,7 +7,7 @@ import torch
 
 from models.attention import AttentionError, pack_layout
 from models.attention.base import Backend
-from models.attention.kernels import FlashAttention2, Sequences, TorchVarlen
+from models.attention.kernels import Sequences
 from models.attention.two_pass import TwoPassPlan
 from models.checkpointing import checkpoint_layers
 from models.packed_vlm import PackedVLM
@@ -122,68 +122,6 @@ def test_the_kernels_agree_with_autograd_on_a_plain_softmax():
     gradients = PlainKernel().varlen_backward(dout, q, k, v, out, lse, sequences, 1.0)
     for got, wanted in zip(gradients, torch.autograd.grad(expected, leaves, dout), strict=True):
         assert (got - wanted).abs().max() < 1e-13
-
-
-def test_torch_varlen_is_called_as_the_installed_torch_declares_it():
-    """Shapes only, on the meta device: the argument order is checked by torch's own schema, the numbers on a GPU."""
-    case = Case(lengths=((11, (4, 6, 3)), (7, (2, 9))), heads=4, kv_heads=2, head_dim=64)
-    layout = case.layout(two_pass(TorchVarlen())).to("meta")
-    query, key, value, grad = (states.to("meta", torch.bfloat16) for states in case.states())
-    out, *gradients = with_gradients(
-        lambda *qkv: layout.plan.attend(*qkv, scale=0.3, dropout=0.0), query, key, value, grad
-    )
-    assert out.shape == grad.shape
-    assert [states.shape for states in gradients] == [query.shape, key.shape, value.shape]
-
-
-def test_flash_attention_is_called_by_the_names_of_its_interface():
-    """The package's low-level functions as of 2.8.3, their work done by the plain kernel."""
-    plain = PlainKernel()
-
-    def forward_op(
-        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p, softmax_scale, causal
-    ):  # further arguments have defaults
-        assert dropout_p == 0.0
-        sequences = Sequences(
-            cu_q=cu_seqlens_q, cu_k=cu_seqlens_k, max_q=max_seqlen_q, max_k=max_seqlen_k, causal=causal
-        )
-        return *plain.varlen_forward(q, k, v, sequences, softmax_scale), torch.empty(0), torch.empty(2)
-
-    def backward_op(
-        dout,
-        q,
-        k,
-        v,
-        out,
-        softmax_lse,
-        dq,
-        dk,
-        dv,
-        cu_seqlens_q,
-        cu_seqlens_k,
-        max_seqlen_q,
-        max_seqlen_k,
-        dropout_p,
-        softmax_scale,
-        causal,
-        window_size_left,
-        window_size_right,
-        softcap,
-        alibi_slopes,
-        deterministic,
-        rng_state=None,
-        zero_tensors=False,
-    ):
-        assert (window_size_left, window_size_right, softcap, alibi_slopes) == (-1, -1, 0.0, None)
-        sequences = Sequences(
-            cu_q=cu_seqlens_q, cu_k=cu_seqlens_k, max_q=max_seqlen_q, max_k=max_seqlen_k, causal=causal
-        )
-        gradients = plain.varlen_backward(dout, q, k, v, out, softmax_lse, sequences, softmax_scale)
-        for place, gradient in zip((dq, dk, dv), gradients, strict=True):
-            place.copy_(gradient)
-
-    kernel = FlashAttention2(forward_op, backward_op)
-    assert compare(CASES["several prefixes"], two_pass(kernel), seed=2) < 1e-12
 
 
 def test_a_whole_model_trains_alike_under_sdpa_and_in_two_passes_with_checkpointed_activations():

@@ -107,6 +107,15 @@ def test_distillation_counts_the_teacher_and_the_student():
     assert memory_of(stage, ZERO).parts["teacher"] == 2 * size.beside
 
 
+def test_a_large_teacher_is_divided_where_the_model_is():
+    stage = make("distill")
+    teacher = sum(parameter.numel() for parameter in stage.teacher.parameters())
+    assert teacher > 5e9
+    for divided in (True, False):
+        size = footprint(stage, max_tokens=1, max_tiles=8, divided=divided)
+        assert (size.beside_divided, size.beside) == ((teacher, 0) if divided else (0, teacher))
+
+
 def test_layers_below_the_first_trained_one_keep_nothing(finetune):
     frozen = make("finetune", preset="tiny")
     for name, parameter in frozen.model.named_parameters():

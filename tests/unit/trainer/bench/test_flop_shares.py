@@ -15,7 +15,6 @@ EVERY = {"forward", "backward"}
 PASSES = {
     "align": {"vision": {"forward"}, "projector": EVERY, "language": EVERY},
     "finetune": {"vision": EVERY, "projector": EVERY, "language": EVERY},
-    "distill": {"teacher": {"forward"}, "student": EVERY},
 }
 
 
@@ -37,6 +36,10 @@ def test_parts_add_up_to_the_useful_flops(stage, tmp_path):
     assert sum(shares.values()) == pytest.approx(1)
 
 
+def test_a_stage_without_questions_has_none(tmp_path):
+    assert flop_shares(*made(tmp_path, "distill")) == {}
+
+
 def test_what_fills_a_pack_up_is_in_no_part(tmp_path):
     plain, padded = (made(tmp_path, "finetune", questions_per_visit=1, padded=padded) for padded in (False, True))
     assert flop_shares(*plain) == pytest.approx(flop_shares(*padded))
@@ -44,6 +47,7 @@ def test_what_fills_a_pack_up_is_in_no_part(tmp_path):
 
 def test_a_trained_part_costs_two_forward_passes_more_and_a_frozen_language_model_one(tmp_path):
     trained, frozen = (flop_shares(*made(tmp_path, stage)) for stage in ("finetune", "align"))
-    assert trained["vision backward"] == pytest.approx(2 * trained["vision forward"])
+    assert trained["vision backward"] == pytest.approx(2 * trained["vision forward"], rel=0.02)
+    assert trained["vision backward"] < 2 * trained["vision forward"], "pixels get no gradient"
     ratio = frozen["language backward"] / frozen["language forward"]
     assert 1 < ratio < 1.5, "scores and values need gradients on both sides"
