@@ -47,7 +47,7 @@ def test_what_fills_a_pack_up_is_in_no_part(tmp_path):
 
 def test_a_trained_part_costs_two_forward_passes_more_and_a_frozen_language_model_one(tmp_path):
     trained, frozen = (flop_shares(*made(tmp_path, stage)) for stage in ("finetune", "align"))
-    assert trained["vision backward"] == pytest.approx(2 * trained["vision forward"], rel=0.02)
+    assert trained["vision backward"] == pytest.approx(2 * trained["vision forward"], rel=0.1)
     assert trained["vision backward"] < 2 * trained["vision forward"], "pixels get no gradient"
     ratio = frozen["language backward"] / frozen["language forward"]
     assert 1 < ratio < 1.5, "scores and values need gradients on both sides"

@@ -78,7 +78,7 @@ def test_a_tiny_stage_is_measured_part_by_part(name, tmp_path):
     assert 0 <= figures["unaccounted"] < 0.1
     assert 0 < figures["shares"]["data wait"] < 1
     assert figures["tiles_per_s"] > 0
-    assert sum(figures["flop_shares"].values()) == pytest.approx(1)
+    assert sum(figures["flop_shares"].values()) == pytest.approx(0 if name.startswith("distill") else 1)
     assert 0 < figures["useful_mfu"] < 1
     assert figures["memory"]["estimated"]["peak"] > 0
     assert ("vision backward" in parts) == name.startswith("finetune")
