@@ -11,8 +11,8 @@ from trainer.evaluate.baselines import majority_predictions
 from trainer.evaluate.drivelm import Evaluation, Tokenize, evaluate
 from trainer.evaluate.exact_match import BENCHMARKS, compare_matches, match_answers, match_scores
 from trainer.evaluate.intervals import Resampling
-from trainer.evaluate.judge import Judge, JudgeOptions, NoJudge, parse_judge
-from trainer.evaluate.judge_remote import DEFAULT_PROMPT
+from trainer.evaluate.judge import Judge, NoJudge
+from trainer.evaluate.judge_cli import add_judge, chosen_judge, refuse_judge, refuse_options
 from trainer.evaluate.probes import grounding_gap, option_permutation
 from trainer.evaluate.ptb_java import check_installed, tokenize_with_java
 from trainer.evaluate.ptb_tokenizer import tokenize_lines
@@ -21,8 +21,6 @@ from trainer.evaluate.score_inputs import named_files, read_predictions, train_q
 from trainer.evaluate.score_summary import summary
 from trainer.evaluate.scorecard import compare, scorecard
 from trainer.evaluate.submission import SubmissionError, read_json, read_references
-
-CACHE_NAME = "judge_replies.jsonl"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,11 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file of scores to write")
     parser.add_argument(
         "--benchmark", choices=("drivelm", *BENCHMARKS), default="drivelm", help="how to score (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--judge",
-        default="none",
-        help="none, jaccard, const:X with X in 0..100, command:PROGRAM or openai:MODEL@URL (default: %(default)s)",
     )
     parser.add_argument(
         "--tokenizer",
@@ -63,25 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     beside.add_argument(
         "--train", type=Path, metavar="FILE", help="training questions: majority, question-only baselines"
     )
-    _add_judge(parser.add_argument_group("judge outside of this program (command, openai)"))
-
-
-def _add_judge(group: Any) -> None:
-    group.add_argument("--judge-prompt", type=Path, metavar="FILE", help="text with {answer} and {reference}")
-    group.add_argument(
-        "--judge-cache", type=Path, metavar="FILE", help=f"replies kept by prompt (default: {CACHE_NAME} beside --out)"
-    )
-    group.add_argument(
-        "--judge-key-variable",
-        default="OPENAI_API_KEY",
-        help="environment variable of the key (default: %(default)s)",
-    )
-    group.add_argument("--judge-attempts", type=int, default=4, help="for one prompt (default: %(default)s)")
-    group.add_argument("--judge-timeout", type=float, default=60.0, help="seconds for one (default: %(default)s)")
-    group.add_argument("--judge-workers", type=int, default=8, help="prompts asked at once (default: %(default)s)")
-    group.add_argument(
-        "--judge-eligible-only", action="store_true", help="do not ask about questions that the graph gate drops"
-    )
+    add_judge(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -104,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _drivelm(arguments: argparse.Namespace) -> dict[str, Any]:
-    judge = _judge(arguments)
+    judge = chosen_judge(arguments)
     tokenize = _tokenizer(arguments.tokenizer)
     perturbed = named_files(arguments.perturbed, "--perturbed")
     permuted = named_files(arguments.permuted, "--permuted")
@@ -149,14 +124,11 @@ def _drivelm(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _other_benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
-    for option in ("perturbed", "permuted", "train", "judge_prompt", "judge_cache"):
-        if getattr(arguments, option):
-            raise SubmissionError(
-                f"--{option.replace('_', '-')}: got it with --benchmark {arguments.benchmark}, "
-                "expected it with drivelm alone; leave it out"
-            )
-    if arguments.judge != "none" or arguments.tokenizer != "own":
-        raise SubmissionError(f"--benchmark {arguments.benchmark}: got a judge or a tokenizer, expected neither")
+    beside = f"--benchmark {arguments.benchmark}"
+    refuse_options(arguments, ("perturbed", "permuted", "train"), beside, "drivelm alone")
+    refuse_judge(arguments, beside)
+    if arguments.tokenizer != "own":
+        raise SubmissionError(f"--tokenizer: got it with {beside}, expected it with drivelm alone; leave it out")
     content = read_json(arguments.references)
     rows, problems = read_predictions(arguments.predictions)
     resampling = Resampling(resamples=arguments.resamples, seed=arguments.seed)
@@ -169,24 +141,6 @@ def _other_benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
         other = match_answers(arguments.benchmark, content, *read_predictions(arguments.compare))
         scores["comparison"] = compare_matches(other, matched, resampling)
     return scores
-
-
-def _judge(arguments: argparse.Namespace) -> Judge | NoJudge:
-    prompt = DEFAULT_PROMPT
-    if arguments.judge_prompt:
-        try:
-            prompt = arguments.judge_prompt.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise SubmissionError(f"{arguments.judge_prompt}: got bytes that are not UTF-8, expected a text") from error
-    options = JudgeOptions(
-        cache=arguments.judge_cache or arguments.out.with_name(CACHE_NAME),
-        prompt=prompt,
-        key_variable=arguments.judge_key_variable,
-        attempts=arguments.judge_attempts,
-        timeout=arguments.judge_timeout,
-        workers=arguments.judge_workers,
-    )
-    return parse_judge(arguments.judge, options)
 
 
 def _tokenizer(name: str) -> Tokenize:

@@ -157,9 +157,14 @@ def test_bad_rows_are_counted_and_scores_written(files, data, failure):
         (["--train", "none.json"], "none.json"),
         (["--compare", "none.json"], "none.json"),
         (["--perturbed", "none.json"], "none.json"),
-        (["--judge-prompt", "none.txt"], "none.txt"),
+        (["--judge", "command:cat", "--judge-prompt", "none.txt"], "none.txt"),
+        (["--judge-prompt", "none.txt"], "--judge-prompt: got it with --judge none"),
+        (["--judge", "jaccard", "--judge-workers", "8"], "--judge-workers: got it with --judge jaccard"),
+        (["--judge-eligible-only"], "--judge-eligible-only: got it with --judge none, expected it with a judge"),
         (["--benchmark", "exact-match", "--train", "t.json"], "--train"),
-        (["--benchmark", "exact-match", "--judge", "jaccard"], "exact-match"),
+        (["--benchmark", "exact-match", "--judge", "jaccard"], "--judge: got it with --benchmark exact-match"),
+        (["--benchmark", "exact-match", "--judge-timeout", "60"], "--judge-timeout: got it with --benchmark"),
+        (["--benchmark", "exact-match", "--tokenizer", "ptb"], "--tokenizer: got it with --benchmark exact-match"),
     ],
 )
 def test_wrong_usage_leaves_a_message_and_no_file(files, options, message, capsys):
