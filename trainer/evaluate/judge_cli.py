@@ -24,9 +24,6 @@ def add_judge(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="none, jaccard, const:X with X in 0..100, command:PROGRAM or openai:MODEL@URL (default: %(default)s)",
     )
-    parser.add_argument(
-        "--judge-eligible-only", action="store_true", help="do not ask about questions that the graph gate drops"
-    )
     group = parser.add_argument_group("judge outside of this program (command, openai)")
     group.add_argument("--judge-prompt", type=Path, metavar="FILE", help="text with {answer} and {reference}")
     group.add_argument(
@@ -50,8 +47,6 @@ def chosen_judge(arguments: argparse.Namespace) -> Judge | NoJudge:
     kind = str(arguments.judge).partition(":")[0]
     if kind not in ("command", "openai"):
         refuse_options(arguments, _OUTSIDE, f"--judge {kind}", "a judge outside of this program (command, openai)")
-    if kind == "none":
-        refuse_options(arguments, ("judge_eligible_only",), "--judge none", "a judge")
     return parse_judge(arguments.judge, _options(arguments))
 
 
@@ -63,7 +58,7 @@ def refuse_judge(arguments: argparse.Namespace, beside: str) -> None:
     """
     if arguments.judge != "none":
         raise SubmissionError(f"--judge: got it with {beside}, expected it with drivelm alone; leave it out")
-    refuse_options(arguments, (*_OUTSIDE, "judge_eligible_only"), beside, "drivelm alone")
+    refuse_options(arguments, _OUTSIDE, beside, "drivelm alone")
 
 
 def refuse_options(arguments: argparse.Namespace, names: Sequence[str], beside: str, expected: str) -> None:

@@ -57,6 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--train", type=Path, metavar="FILE", help="training questions: majority, question-only baselines"
     )
     add_judge(parser)
+    parser.add_argument(
+        "--judge-eligible-only", action="store_true", help="do not ask about questions that the graph gate drops"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -80,6 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _drivelm(arguments: argparse.Namespace) -> dict[str, Any]:
     judge = chosen_judge(arguments)
+    if arguments.judge == "none":
+        refuse_options(arguments, ("judge_eligible_only",), "--judge none", "a judge")
     tokenize = _tokenizer(arguments.tokenizer)
     perturbed = named_files(arguments.perturbed, "--perturbed")
     permuted = named_files(arguments.permuted, "--permuted")
@@ -125,7 +130,7 @@ def _drivelm(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _other_benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     beside = f"--benchmark {arguments.benchmark}"
-    refuse_options(arguments, ("perturbed", "permuted", "train"), beside, "drivelm alone")
+    refuse_options(arguments, ("perturbed", "permuted", "train", "judge_eligible_only"), beside, "drivelm alone")
     refuse_judge(arguments, beside)
     if arguments.tokenizer != "own":
         raise SubmissionError(f"--tokenizer: got it with {beside}, expected it with drivelm alone; leave it out")

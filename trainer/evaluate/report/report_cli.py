@@ -8,7 +8,7 @@ from data_shards.atomic import write_atomically
 from data_shards.index import DatasetIndex, load_index
 from data_shards.read import read_frame
 from data_shards.schema import RawFrame
-from trainer.evaluate.judge import JudgeOptions, parse_judge
+from trainer.evaluate.judge_cli import add_judge, chosen_judge
 from trainer.evaluate.report.page import FindFrame, make_page
 from trainer.evaluate.report.systems import make_system
 from trainer.evaluate.score_inputs import named_files, read_predictions
@@ -31,11 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--references", type=Path, required=True, help="DriveLM's test form, JSON")
     parser.add_argument("--data", type=Path, required=True, help="directory of shards the pictures come from")
     parser.add_argument("--out", type=Path, required=True, help="HTML file to write")
-    parser.add_argument("--judge", default="none", help="as for score (default: %(default)s)")
     parser.add_argument(
         "--max-frames", type=int, default=200, help="frames of the gallery, evenly spaced (default: %(default)s)"
     )
     parser.add_argument("--title", default="Driving questions, answered", help="heading (default: %(default)r)")
+    add_judge(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if args.max_frames < 1:
         raise ReportError(f"--max-frames: got {args.max_frames}, expected at least 1")
     files = named_files(args.predictions, "--predictions")
-    judge = parse_judge(args.judge, JudgeOptions(cache=args.out.with_name("judge_replies.jsonl")))
+    judge = chosen_judge(args)
     references = read_references(args.references)
     if next(iter(reference_questions(references)), None) is None:
         raise ReportError(f"{args.references}: got no question, expected DriveLM's test form")

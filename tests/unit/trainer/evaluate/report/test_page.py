@@ -201,7 +201,20 @@ def test_mistakes_exit_with_2_and_a_message(case, tmp_path, capsys):
     assert "none.json" in capsys.readouterr().err
     assert main([*command, "--predictions", str(case.good), "--data", str(tmp_path)]) == 2
     assert main([*command, "--predictions", str(case.good), "--max-frames", "0"]) == 2
+    assert main([*command, "--predictions", str(case.good), "--judge-attempts", "3"]) == 2
+    assert "--judge-attempts: got it with --judge none" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_judge_outside_is_asked_as_the_options_say(case, tmp_path):
+    (tmp_path / "p.txt").write_text("{answer} | {reference}")
+    cache = tmp_path / "replies.jsonl"
+    options = ["--judge", "command:echo 37", "--judge-prompt", str(tmp_path / "p.txt"), "--judge-cache", str(cache)]
+    page = report(case, tmp_path / "r.html", *options, "--judge-workers", "2")
+    assert "command:echo 37" in page
+    replies = [json.loads(line) for line in cache.read_text().splitlines()]
+    assert replies
+    assert {reply["reply"].strip() for reply in replies} == {"37"}
 
 
 def test_a_runaway_answer_of_tags_leaves_the_page_small(case, tmp_path):
