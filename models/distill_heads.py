@@ -5,7 +5,7 @@ Shape suffixes: T tiles, P patches of a tile, D student width, E teacher width, 
 
 import torch
 from torch import nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, one_hot
 from transformers import InternVLVisionModel
 
 from models.vision import patch_features
@@ -75,7 +75,7 @@ def spherical_kmeans(features: torch.Tensor, entries: int, iterations: int, gene
     prototypes = _spread_seeds(points, entries, generator)
     for _ in range(iterations):
         best, nearest = _assign(points, prototypes)
-        sums = torch.zeros_like(prototypes).index_add_(0, nearest, points)
+        sums = _sums(points, nearest, entries)
         empty = torch.bincount(nearest, minlength=entries) == 0
         sums[empty] = points[best.argsort()[: int(empty.sum())]]
         prototypes = normalize(sums, dim=-1)
@@ -93,6 +93,14 @@ def _spread_seeds(points: torch.Tensor, entries: int, generator: torch.Generator
         seeds.append(points[chosen[0]])
         distance = torch.minimum(distance, 1.0 - points @ seeds[-1])
     return torch.stack(seeds)
+
+
+def _sums(points: torch.Tensor, nearest: torch.Tensor, entries: int, rows: int = 65536) -> torch.Tensor:
+    """Sum of the points of each prototype, the same bits each time: a GPU adds what is scattered in no fixed order."""
+    if not points.is_cuda:
+        return points.new_zeros(entries, points.shape[1]).index_add_(0, nearest, points)
+    chunks = zip(points.split(rows), nearest.split(rows), strict=True)
+    return torch.stack([one_hot(own, entries).to(chunk.dtype).T @ chunk for chunk, own in chunks]).sum(dim=0)
 
 
 def _assign(points: torch.Tensor, prototypes: torch.Tensor, rows: int = 65536) -> tuple[torch.Tensor, torch.Tensor]:

@@ -66,7 +66,9 @@ def run_rank(folder: Path, index: int) -> TaskRecord:
     work, place = spec.works[index], rank_place(os.environ, JobEnvironment().hostnames[0], number)
     directory = attempt_folder(folder, index, number)
     log = directory / f"task-{place.rank:04d}.log"
-    status, signals, hung = _run(spec, work, rank_environment(place, os.environ), log, watch=place.rank == 0)
+    status, signals, hung = _run(
+        spec, work, rank_environment(place, os.environ, on_cpu=spec.on_cpu), log, watch=place.rank == 0
+    )
     record = TaskRecord(
         rank=place.rank,
         host=os.environ.get("SLURMD_NODENAME", socket.gethostname()),
@@ -98,8 +100,9 @@ def rank_place(environment: Mapping[str, str], first_host: str, attempt: int) ->
     )
 
 
-def rank_environment(place: RankPlace, inherited: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a rank: what torch.distributed reads, and as many threads as SLURM gives it cores."""
+def rank_environment(place: RankPlace, inherited: Mapping[str, str], *, on_cpu: bool = False) -> dict[str, str]:
+    """The environment of a rank: what torch.distributed reads, as many threads as SLURM gives it cores, and whether the
+    CPU is wanted."""
     environment = {name: value for name, value in inherited.items() if name not in _LAUNCHER_VARIABLES}
     visible = inherited.get("CUDA_VISIBLE_DEVICES", "")
     alone = visible != "" and "," not in visible
@@ -111,6 +114,8 @@ def rank_environment(place: RankPlace, inherited: Mapping[str, str]) -> dict[str
         "MASTER_ADDR": place.master,
         "MASTER_PORT": str(place.port),
     }
+    if on_cpu:
+        environment["DS_ACCELERATOR"] = "cpu"
     if "SLURM_CPUS_PER_TASK" in inherited:
         environment.setdefault("OMP_NUM_THREADS", inherited["SLURM_CPUS_PER_TASK"])
     return environment

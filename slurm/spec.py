@@ -51,6 +51,7 @@ class JobSpec:
         directory: where its commands run.
         works: its elements.
         nodes, tasks_per_node: ranks.
+        on_cpu: they compute on the CPU, on nodes with GPUs as well.
         max_crashes, max_stalls, hang_minutes, exclude_failed_nodes: see `slurm.resources.Resources`.
     """
 
@@ -63,6 +64,7 @@ class JobSpec:
     max_stalls: int
     hang_minutes: float
     exclude_failed_nodes: bool = False
+    on_cpu: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,6 +145,7 @@ def job_spec(
         max_stalls=asked.max_stalls or 1,
         hang_minutes=asked.hang_minutes or 0.0,
         exclude_failed_nodes=bool(asked.exclude_failed_nodes),
+        on_cpu=asked.device == "cpu",
     )
 
 

@@ -17,6 +17,7 @@ from data_shards.atomic import write_atomically
 from models.distill_heads import spherical_kmeans
 from trainer.hashes import view_sha256
 from trainer.recipe import Recipe
+from trainer.tensor_cores import full_precision
 
 _METADATA = "codebook"
 _CPU = torch.device("cpu")
@@ -110,7 +111,8 @@ def fit_codebook(features_FE: torch.Tensor, record: CodebookRecord, path: Path, 
         device: where the means are computed; it needs twice the features' memory there, and draws its own numbers.
     """
     generator = torch.Generator(device).manual_seed(record.seed)
-    prototypes = spherical_kmeans(features_FE.to(device), record.entries, record.iterations, generator).cpu()
+    with full_precision():
+        prototypes = spherical_kmeans(features_FE.to(device), record.entries, record.iterations, generator).cpu()
     metadata = {_METADATA: json.dumps(asdict(record))}  # one entry: safetensors does not keep the order of several
     write_atomically(path, save({"prototypes": prototypes.contiguous()}, metadata))
 

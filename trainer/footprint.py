@@ -20,8 +20,11 @@ from models.activations import (
     vision_layer,
     vision_layer_alone,
 )
+from models.attention import choose_backend
 from models.distill_heads import DistillStudent
+from models.fused import choose_fused
 from models.label_loss import head_chunks
+from trainer.dist import compute_device, num_gpus
 from trainer.memory import Footprint
 from trainer.stages.base import Stage
 from trainer.stages.distill import DistillStage
@@ -148,15 +151,21 @@ def _vision(config: InternVLVisionConfig, tiles: int, item: int, fused: bool, tr
 
 
 def _language(stage: Stage, config: LlamaConfig, tokens: int, item: int, trained: bool) -> LayerBytes:
-    """What is asked about may be a GPU that is not here: 16 bits mean its kernels for packs, if the recipe lets it."""
+    """On a machine with a GPU its own kernels count. Elsewhere what is asked about is a GPU that is not here: 16 bits
+    mean kernels for packs, if the recipe lets it."""
     wanted = stage.recipe.model.attention
+    if num_gpus():
+        assert config.head_dim is not None
+        wanted = choose_backend(wanted, compute_device(), stage.dtype, config.head_dim).name
     kernel: Kernel = "sdpa" if wanted == "sdpa" or (wanted == "auto" and item != 2) else "varlen"
     return language_layer(config, tokens, item, trained=trained, kernel=kernel, fused=_fused(stage))
 
 
 def _fused(stage: Stage) -> bool:
-    """Whether layers keep what fused kernels keep; for `auto` as for attention, 16 bits mean a GPU."""
+    """Whether layers keep what fused kernels keep, as for attention."""
     wanted = stage.recipe.model.kernels
+    if num_gpus():
+        wanted = choose_fused(wanted, compute_device()).name
     return wanted != "plain" and (wanted != "auto" or stage.dtype.itemsize == 2)
 
 

@@ -110,7 +110,7 @@ def run_job(job: Job, stop: StopRequest) -> Outcome:
         data = make_data(recipe, stage.text, ranks, stage.cost())
         validator = Validator(recipe, stage, ranks)
         plan = [*data.summary(ranks.world_size), *validator.notes()]
-        cores = use_tensor_cores(config)
+        cores = use_tensor_cores(recipe, config)
         announce("\n".join([*notes, *chosen, *cores, *layers, *stage.notes(), *plan, _table(stage)]))
         anew = job.resume == "never"
         inputs = ranks.on_main(lambda: begin(run_dir, stage, data, config, ranks, held, anew=anew))

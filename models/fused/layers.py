@@ -29,15 +29,17 @@ def use_fused(model: nn.Module, operations: Operations) -> int:
         return 0
     changed = [module for module in model.modules() if type(module) in _FORWARDS and not _is_other_mlp(module)]
     for module in changed:
+        assert "forward" not in vars(module), "layers are fused before they are checkpointed"
         module.forward = partial(_FORWARDS[type(module)], module, operations)
     return len(changed)
 
 
 def release_fused(model: nn.Module) -> None:
-    """Undo `use_fused`."""
+    """Undo `use_fused`; layers that are checkpointed are left alone: they have to be released before."""
     for module in model.modules():
-        if type(module) in _FORWARDS:
-            vars(module).pop("forward", None)
+        forward = vars(module).get("forward")
+        if isinstance(forward, partial) and forward.func is _FORWARDS.get(type(module)):
+            vars(module).pop("forward")
 
 
 def _is_other_mlp(module: nn.Module) -> bool:

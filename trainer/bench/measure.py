@@ -40,7 +40,7 @@ def measure(settings: BenchSettings, ranks: Ranks, run_dir: Path) -> dict[str, A
         figures of this rank, ready for JSON; times in seconds, memory in bytes.
     """
     config, adamw = _config(settings, ranks, run_dir)
-    use_tensor_cores(config)
+    use_tensor_cores(bench_recipe(settings, run_dir), config)
     if settings.cached:
         ranks.on_main(lambda: write_codebook(bench_recipe(settings, run_dir), settings.preset))
     settings, checkpointed = fitted(with_room(settings, ranks), config, ranks.world_size, run_dir)

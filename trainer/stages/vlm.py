@@ -105,7 +105,8 @@ class VlmStage(Stage):
         return self.model.vlm
 
     def cost(self) -> CostModel:
-        flops = self._forward_flops
+        """See `Stage`; with the stock projector whatever the recipe's: a run's order of packs depends on it."""
+        flops = forward_flops(self.vlm.config)
         vision, projector, language = self.passes
         return CostModel(
             token=language * flops.token,

@@ -52,6 +52,12 @@ def test_a_task_that_sees_one_gpu_alone_takes_it():
     assert rank_environment(place, {"CUDA_VISIBLE_DEVICES": "0,1"})["LOCAL_RANK"] == "1"
 
 
+def test_the_cpu_is_taken_by_jobs_for_it_alone_whatever_the_submitter_had():
+    place, inherited = rank_place(SLURM, "localhost", 0), {"DS_ACCELERATOR": "cpu"}
+    assert "DS_ACCELERATOR" not in rank_environment(place, inherited)
+    assert rank_environment(place, {}, on_cpu=True)["DS_ACCELERATOR"] == "cpu"
+
+
 def test_every_start_and_job_has_its_own_port_and_unresolved_names_fall_back_to_an_address():
     ports = {rank_place(SLURM | {"SLURM_JOB_ID": str(i)}, "localhost", n).port for i in range(20) for n in range(5)}
     assert len(ports) == 100

@@ -1,5 +1,7 @@
 """Where ranks compute, on machines with and without GPUs."""
 
+import os
+
 import pytest
 import torch
 
@@ -36,6 +38,34 @@ def test_a_group_on_the_cpu_touches_no_gpu(two_gpus, monkeypatch):
         assert ranks.device() == torch.device("cpu")
     finally:
         dist.teardown()
+
+
+@pytest.fixture
+def before_the_network(two_gpus, monkeypatch):
+    """`init` ends where ranks would meet; what it has set by then is taken back."""
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    taken = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+
+    def meet(backend, timeout):
+        raise torch.distributed.DistNetworkError(f"{backend}, device {taken}")
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", meet)
+
+
+def test_segments_of_the_allocator_grow_unless_it_is_told_otherwise(before_the_network, monkeypatch):
+    with pytest.raises(dist.DistError, match=r"nccl, device \[1\]"):
+        dist.init()
+    assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF")
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:512")
+    with pytest.raises(dist.DistError):
+        dist.init()
+    assert "PYTORCH_ALLOC_CONF" not in os.environ
 
 
 def test_more_ranks_than_gpus_are_refused_with_what_to_do(two_gpus, monkeypatch):

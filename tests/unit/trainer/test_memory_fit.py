@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,3 +126,14 @@ def test_layers_below_the_first_trained_one_keep_nothing(finetune):
     assert vision.skipped == 2
     assert len(vision.layers) == 2
     assert as_in_recipe(frozen) == {"vision": 0, "language": 0}
+
+
+def test_kernels_of_the_gpu_that_is_there_count_and_not_those_it_might_have(finetune, monkeypatch):
+    assumed = memory_of(finetune, ZERO).peak
+    monkeypatch.setattr("trainer.footprint.num_gpus", lambda: 1)
+    monkeypatch.setattr("trainer.footprint.choose_fused", lambda wanted, device: SimpleNamespace(name="plain"))
+    monkeypatch.setattr("trainer.footprint.choose_backend", lambda *asked: SimpleNamespace(name="varlen"))
+    plain = memory_of(finetune, ZERO).peak
+    assert plain > assumed + 12 * GIB
+    monkeypatch.setattr("trainer.footprint.choose_backend", lambda *asked: SimpleNamespace(name="sdpa"))
+    assert memory_of(finetune, ZERO).peak > plain

@@ -63,10 +63,15 @@ class FakeRanks:
 
 
 @pytest.mark.parametrize(("free", "room"), [(78.5, 70.0), (78.9, 70.0), (40.25, 40.2)])
-def test_the_room_is_the_smallest_card_less_a_margin_or_what_others_leave(settings, monkeypatch, free, room):
+def test_the_room_is_that_of_the_smallest_card_or_what_others_leave(settings, monkeypatch, free, room):
     info = SimpleNamespace(mem_get_info=lambda: (int(free * GIB), int(79.2 * GIB)))
     monkeypatch.setattr(torch, "cuda", info)
     assert with_room(settings, FakeRanks("cuda")).gpu_gib == room
+
+
+def test_a_margin_of_the_card_is_left_alone(settings, monkeypatch):
+    monkeypatch.setattr(torch, "cuda", SimpleNamespace(mem_get_info=lambda: (int(60.0 * GIB), int(60.25 * GIB))))
+    assert with_room(settings, FakeRanks("cuda")).gpu_gib == 59.2
 
 
 def test_a_card_or_layers_that_are_named_are_not_overridden(settings, monkeypatch):
