@@ -29,8 +29,8 @@ class ModelSection:
         drop_path: stochastic depth of the trained vision tower's last layer, in [0, 1); None for the rate of
             the tower's own configuration (0.1 in `internvit-300m`).
         attention: kernels of the language model's packs and of the towers; `auto` takes the fastest that works here.
-        kernels: of RMSNorm, SwiGLU, rotary embeddings and cross-entropy; `auto` takes the fastest on a GPU, and
-            `plain` elsewhere.
+        kernels: of RMSNorm, SwiGLU, rotary embeddings, cross-entropy and layers of the tower; `auto` takes the fastest
+            on a GPU, and `plain` elsewhere.
         checkpointing: activation checkpointing of the trained tower and of the language model.
         freeze: patterns of names (`*`, `?`, `[...]`) of further parameters that are not trained, each matching some;
             names are those of `--dry-run`, such as `vlm.model.vision_tower.encoder.layer.0.*`.

@@ -56,9 +56,7 @@ def choose_fused(wanted: WantedKernels, device: torch.device) -> Operations:
     if wanted == "auto":
         unwanted = "comes later in the order" if device.type == "cuda" else "takes longer than it saves on a CPU"
     others = "; ".join(f"not {name}: {reasons[name] or unwanted}" for name in ORDER if name != chosen)
-    announcement = (
-        f"kernels: {chosen} ({_KINDS[chosen]}) for RMSNorm, SwiGLU, rotary embeddings and cross-entropy; {others}"
-    )
+    announcement = f"kernels: {chosen} ({_KINDS[chosen]}) for RMSNorm, SwiGLU, rotary embeddings, cross-entropy and layers of the tower; {others}"
     return _operations(chosen, announcement)
 
 
@@ -118,7 +116,7 @@ def _obstacle(name: KernelName, device: torch.device) -> str | None:
 def _liger_obstacle(device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"needs a CUDA device, the models are on {device.type}"
-    install = "pip install -r requirements-gpu.txt"
+    install = "pip install liger-kernel, as pinned in requirements-gpu.txt"
     try:
         version = importlib.metadata.version("liger-kernel")
     except importlib.metadata.PackageNotFoundError:

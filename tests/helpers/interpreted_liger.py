@@ -17,7 +17,7 @@ from triton.runtime import interpreter
 
 from models.fused import PLAIN, Operations
 from models.fused.choose import liger_operations
-from tests.unit.models.test_fused import errors, kept_bytes, pack_results, states
+from tests.helpers.fused import errors, kept_bytes, pack_results, states
 
 
 def make_interpretable() -> None:

@@ -1,7 +1,7 @@
 """Times kernels by themselves: `python -m trainer.bench.kernels --preset drivlm-2b --tokens 16384 --out FILE`.
 
-Attention of a random pack of driving frames by every backend that works here, and the fused operations of a layer by
-every implementation; forward and backward passes, on the device's own clock. Prints a table and writes JSON.
+Attention of a random pack of driving frames by every backend that works here, and the fused operations by every
+implementation; forward and backward passes, on the device's own clock. Prints a table and writes JSON.
 """
 
 import argparse
@@ -30,6 +30,9 @@ from trainer.bench.settings import PRESETS
 from trainer.dist import compute_device
 from trainer.loggers import announce, report_failure
 from trainer.utilisation import visible_pairs
+
+_LABELS = 512
+"""Rows of logits: as many as the head computes at a time."""
 
 _VOCABULARY = 1000
 """Any: there are no words here."""
@@ -133,6 +136,8 @@ def _operations(config: LlamaConfig, tokens: int, dtype: torch.dtype, timer: _Ti
     query, key = drawn(1, tokens, heads, width), drawn(1, tokens, kv_heads, width)
     norm = (drawn(1, tokens, config.hidden_size), torch.nn.Parameter(drawn(config.hidden_size).detach()))
     gates = [drawn(1, tokens, config.intermediate_size) for _ in range(2)]
+    logits = drawn(min(tokens, _LABELS), config.vocab_size)
+    targets = torch.zeros(len(logits), dtype=torch.int64, device=timer.device)
     angles = [drawn(1, tokens, width).detach() for _ in range(2)]
     for name in KERNELS:
         try:
@@ -150,10 +155,14 @@ def _operations(config: LlamaConfig, tokens: int, dtype: torch.dtype, timer: _Ti
         def gated(gate: torch.Tensor, up: torch.Tensor, swiglu: Any = kernels.swiglu) -> Any:
             return swiglu(gate * 1, up * 1)  # Liger's writes gradients over its inputs
 
+        def counted(scores: torch.Tensor, cross_entropy: Any = kernels.cross_entropy) -> Any:
+            return cross_entropy(scores, targets)
+
         calls: dict[str, tuple[Callable[..., Any], Sequence[torch.Tensor]]] = {
             "RMSNorm": (normed, norm),
             "SwiGLU": (gated, gates),
             "rotary": (turned, (query, key)),
+            "cross-entropy": (counted, (logits,)),
         }
         for kernel, (call, inputs) in calls.items():
             yield Timed(kernel=kernel, implementation=name, seconds=timer(_both_passes(call, inputs)))

@@ -75,6 +75,8 @@ def settings_of(options: argparse.Namespace, *, gpus: int) -> BenchSettings:
 
 
 def _layers(text: str) -> Any:
+    if text != "all" and not text.lstrip("-").isdigit():
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of layers, or all")
     return text if text == "all" else int(text)
 
 

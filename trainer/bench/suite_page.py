@@ -16,15 +16,15 @@ STOCK = "transformers padded"
 
 _OVER_STOCK = (
     ("questions/s, shared prefixes over transformers padded", "finetune", f"finetune, {STOCK}"),
-    ("questions/s, classic packs over transformers padded (goal 1.3)", "finetune, classic packs", f"finetune, {STOCK}"),
+    ("questions/s, classic packs over transformers padded (aim 1.3)", "finetune, classic packs", f"finetune, {STOCK}"),
     ("questions/s in the mixture, over transformers padded", "mixture", f"mixture, {STOCK}"),
     (
-        "questions/s in the mixture, classic packs over transformers padded (goal 1.3)",
+        "questions/s in the mixture, classic packs over transformers padded (aim 1.3)",
         "mixture, classic packs",
         f"mixture, {STOCK}",
     ),
 )
-"""What the goals against transformers with DeepSpeed are stated in, and the two parts of each ratio."""
+"""What the aims against transformers with DeepSpeed are stated in (docs/BENCHMARKS.md), and the parts of each ratio."""
 
 
 def page(about: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str:
@@ -63,7 +63,7 @@ def _rates(stages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _ratios(stages: Sequence[Mapping[str, Any]]) -> str:
-    """What the goals are stated in."""
+    """What the aims of docs/BENCHMARKS.md are stated in."""
     figures = {row["name"]: row["figures"] for row in stages}
     wanted = (
         *((*names, "questions_per_s") for names in _OVER_STOCK),

@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
-from models.attention import pack_layout
 from models.checkpointing import checkpoint_layers, release_layers
 from models.fused import PLAIN, FusedError, choose_fused, release_fused, use_fused
 from models.fused.choose import liger_operations
@@ -15,87 +14,17 @@ from models.packed_vlm import PackedVLM
 from models.presets import vision_config
 from models.vision import add_drop_path
 from models.vlm import build_vision
-from tests.unit.models.tiny import tiny_pack, tiny_vlm
+from tests.helpers.fused import errors, kept_bytes, pack_results, states
+from tests.unit.models.tiny import tiny_vlm
 
 CPU = torch.device("cpu")
 AS_COMPILED = replace(PLAIN, name="compile")
 """The functions that are compiled, without the compiler, which takes its time."""
 
 
-def states(dtype, tokens=37, seed=0):
-    """Arguments of each operation, rounded to `dtype`, and a gradient for each output."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def drawn(*shape):
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-
-    angles = torch.rand(1, tokens, 8, generator=generator, dtype=torch.float64).repeat(1, 1, 2) * 6
-    arguments = {
-        "rms_norm": ((drawn(1, tokens, 96), torch.nn.Parameter(drawn(96))), (1e-5,)),
-        "swiglu": ((drawn(1, tokens, 80), drawn(1, tokens, 80)), ()),
-        "rotary": (
-            (drawn(1, 4, tokens, 16), drawn(1, 2, tokens, 16)),
-            (angles.cos().to(dtype), angles.sin().to(dtype)),
-        ),
-    }
-    return arguments, drawn
-
-
-def reference(name, wide, others):
-    """Written down once more, in float64."""
-    if name == "rms_norm":
-        hidden, weight = wide
-        return (hidden / (hidden.square().mean(-1, keepdim=True) + others[0]).sqrt() * weight,)
-    if name == "swiglu":
-        gate, up = wide
-        return (gate / (1 + (-gate).exp()) * up,)
-    cos, sin = (part.double()[:, None] for part in others)
-    return tuple(part * cos + torch.cat([-part[..., 8:], part[..., :8]], -1) * sin for part in wide)
-
-
-def outputs_and_gradients(function, inputs, gradients):
-    leaves = [part.detach().clone().requires_grad_() for part in inputs]
-    outs = function(*leaves)
-    outs = outs if isinstance(outs, tuple) else (outs,)
-    return [*(out.detach() for out in outs), *torch.autograd.grad(outs, leaves, gradients[: len(outs)])]
-
-
-def worst(got, wanted):
-    return max(float((a.double() - b).norm() / b.norm()) for a, b in zip(got, wanted, strict=True))
-
-
-def errors(operations, dtype):
-    found = {}
-    arguments, drawn = states(dtype)
-    for name, (inputs, others) in arguments.items():
-        gradients = [drawn(*(part.shape)) for part in inputs]
-        exact = outputs_and_gradients(
-            lambda *wide, name=name, others=others: reference(name, wide, others),
-            [part.detach().double() for part in inputs],
-            [gradient.double() for gradient in gradients],
-        )
-        operation = getattr(operations, name)
-        mine = outputs_and_gradients(lambda *own, f=operation, o=others: f(*own, *o), inputs, gradients)
-        assert all(part.dtype == dtype for part in mine), name
-        found[name] = worst(mine, exact)
-    return found
-
-
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 8e-3)])
 def test_operations_and_their_gradients_equal_float64(dtype, limit):
     assert max(errors(PLAIN, dtype).values()) < limit
-
-
-def kept_bytes(run):
-    held = {}
-
-    def keep(tensor):
-        held[tensor.untyped_storage().data_ptr()] = (tensor.untyped_storage().nbytes(), tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        run()
-    return sum(size for size, _ in held.values())
 
 
 def test_compiled_operations_equal_float64_and_keep_what_the_memory_estimate_counts():
@@ -119,16 +48,6 @@ def test_operations_are_those_of_transformers():
     (query, key), (cos, sin) = arguments["rotary"]
     for mine, stock in zip(PLAIN.rotary(query, key, cos, sin), apply_rotary_pos_emb(query, key, cos, sin), strict=True):
         torch.testing.assert_close(mine, stock, rtol=0, atol=0)
-
-
-def pack_results(operations):
-    vlm = tiny_vlm().requires_grad_(True)
-    model = PackedVLM(vlm, operations=operations)
-    pack = tiny_pack((2, 1), ((9, 12), (7,)))
-    layout = pack_layout(pack.groups, pack.segment_ids)
-    logits = model(pack.input_ids, pack.position_ids, pack.pixels, layout, pack.label_positions)
-    logits.square().mean().backward()
-    return vlm, logits.detach(), {name: parameter.grad for name, parameter in vlm.named_parameters()}
 
 
 def test_a_pack_through_fused_layers_equals_one_through_stock_layers():

@@ -61,8 +61,8 @@ def test_a_failed_part_is_named_with_its_last_words_and_the_others_go_on(modules
     assert "this is why" in page
     assert "| questions/s, shared prefixes over classic packs | 20.00 |" in page
     assert "| questions/s, shared prefixes over transformers padded | 25.00 |" in page
-    assert "| questions/s, classic packs over transformers padded (goal 1.3) | 1.25 |" in page
-    assert "| questions/s in the mixture, classic packs over transformers padded (goal 1.3) | 2.00 |" in page
+    assert "| questions/s, classic packs over transformers padded (aim 1.3) | 1.25 |" in page
+    assert "| questions/s in the mixture, classic packs over transformers padded (aim 1.3) | 2.00 |" in page
     assert "| share of align's useful FLOPs that forward passes are | 0.500 |" in page
     assert "| finetune | 1.000 | 1000 | 40 | 200 | 0.500 | 1.0 | 2.0 | 1.0% | 2.0% |" in page
     assert "377,956 questions, stage 2 | 31.5 |" in page
