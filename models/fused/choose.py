@@ -28,7 +28,7 @@ class FusedError(ValueError):
 
 
 def choose_fused(wanted: WantedKernels, device: torch.device) -> Operations:
-    """The kernels for RMSNorm, SwiGLU and rotary embeddings.
+    """The kernels for all that is fused, see `Operations`.
 
     Args:
         wanted: one of `ORDER`, or "auto" for the first that works.
@@ -56,7 +56,8 @@ def choose_fused(wanted: WantedKernels, device: torch.device) -> Operations:
     if wanted == "auto":
         unwanted = "comes later in the order" if device.type == "cuda" else "takes longer than it saves on a CPU"
     others = "; ".join(f"not {name}: {reasons[name] or unwanted}" for name in ORDER if name != chosen)
-    announcement = f"kernels: {chosen} ({_KINDS[chosen]}) for RMSNorm, SwiGLU, rotary embeddings, cross-entropy and layers of the tower; {others}"
+    for_what = "RMSNorm, SwiGLU, rotary embeddings, cross-entropy and layers of the tower"
+    announcement = f"kernels: {chosen} ({_KINDS[chosen]}) for {for_what}; {others}"
     return _operations(chosen, announcement)
 
 

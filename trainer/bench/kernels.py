@@ -190,9 +190,9 @@ def _both_passes(call: Callable[..., Any], inputs: Sequence[torch.Tensor]) -> Ca
 
 def _line(row: Timed) -> str:
     if row.seconds is None:
-        return f"{row.kernel:<12}{row.implementation:<10}{row.obstacle}"
+        return f"{row.kernel:<14}{row.implementation:<10}{row.obstacle}"
     rate = "" if row.tflops is None else f"{row.tflops:>10.4g} TFLOP/s"
-    return f"{row.kernel:<12}{row.implementation:<10}{row.seconds * 1e3:>12.3f} ms{rate}"
+    return f"{row.kernel:<14}{row.implementation:<10}{row.seconds * 1e3:>12.3f} ms{rate}"
 
 
 if __name__ == "__main__":
