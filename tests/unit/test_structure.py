@@ -130,3 +130,14 @@ def test_nothing_is_unpickled_and_no_remote_code_runs(trees):
         or any(isinstance(node, ast.keyword) and node.arg == "trust_remote_code" for node in ast.walk(tree))
     ]
     assert not wrong
+
+
+def test_a_package_has_one_version_in_all_requirements_files():
+    pins: dict[str, set[str]] = {}
+    for file in ROOT.glob("requirements*.txt"):
+        for line in file.read_text().splitlines():
+            name, found, version = line.split("#")[0].strip().partition("==")
+            if found:
+                pins.setdefault(name, set()).add(version)
+    assert len(pins) > 15
+    assert [name for name, versions in pins.items() if len(versions) > 1] == []
