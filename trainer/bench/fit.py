@@ -43,9 +43,14 @@ def fitted(
     """The settings with the checkpointing that their card needs, none where they name no card; and what to announce.
 
     Raises:
-        StageError: the card is too small whatever is checkpointed.
+        StageError: the card is too small whatever is checkpointed, or ranks would wait for each other.
     """
     zero = Zero.of(config, world_size)
+    if settings.stock and zero.stage == 3 and world_size > 1:
+        raise StageError(
+            f"--stock: got ZeRO-3 on {world_size} ranks, expected another stage or one rank: a batch without an "
+            "image does not call the tower, and other ranks would wait there; take ds_configs/zero1.json or zero2.json"
+        )
     if settings.checkpointing is not None or settings.gpu_gib is None:
         settings = replace(settings, checkpointing=settings.checkpointing or CheckpointingSection())
         return settings, f"checkpointed layers: {_described(bench_stage(settings, config, run_dir), zero)}"

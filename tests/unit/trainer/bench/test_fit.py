@@ -49,6 +49,15 @@ def test_a_full_size_step_fits_an_80_gib_card_by_default(settings, tmp_path):
     assert float(said.split("; ")[1].split()[0]) <= 78.1
 
 
+def test_a_stock_model_is_not_divided_among_ranks_that_would_wait_for_each_other(settings, tmp_path):
+    zero3 = {"zero_optimization": {"stage": 3}, "bf16": {"enabled": True}}
+    stock = replace(settings, stock=True, questions_per_visit=1)
+    with pytest.raises(StageError, match="--stock: got ZeRO-3 on 2 ranks, expected another stage or one rank"):
+        fitted(stock, zero3, 2, tmp_path)
+    for config, world_size in ((zero3, 1), (ZERO1, 2)):
+        assert fitted(stock, config, world_size, tmp_path)[0].stock
+
+
 class FakeRanks:
     """Two ranks, the other of which sees 70 GiB."""
 
