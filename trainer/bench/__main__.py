@@ -19,6 +19,8 @@ from trainer.bench.frames import make_shards
 from trainer.bench.measure import measure
 from trainer.bench.options import bench_parser, settings_of
 from trainer.dist import is_main_process
+from trainer.engine import EngineError
+from trainer.guards import OutOfMemory
 from trainer.loggers import announce, report_failure
 from trainer.memory import GIB
 from trainer.run import is_ours, leave
@@ -36,8 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not dist.num_gpus():
         os.environ["DS_ACCELERATOR"] = "cpu"
     settings = settings_of(options, gpus=dist.num_gpus())
-    ranks = dist.init()
+    failed = True
     try:
+        ranks = dist.init()
         with tempfile.TemporaryDirectory() as own:
             shared = Path(ranks.gather(own)[0])
             if options.make_frames:
@@ -47,14 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ranks.barrier()
         announce(_table(figures))
         ranks.on_main(lambda: write_json(options.out, figures))
+        failed = False
+        return 0
+    except (dist.DistError, EngineError, OutOfMemory) as error:
+        report_failure(str(error), on_all_ranks=False)
+        return 1
     except ValueError as error:
         if not is_ours(error):
             raise
         report_failure(str(error), on_all_ranks=True)
         return 2
     finally:
-        dist.teardown()
-    return 0
+        dist.teardown(others_wait=failed)
 
 
 def _table(figures: dict[str, Any]) -> str:

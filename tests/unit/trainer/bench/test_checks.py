@@ -7,6 +7,8 @@ from trainer.bench import kernels, suite
 from trainer.bench.__main__ import main
 from trainer.bench.checks import bench_problems, unwritable
 from trainer.bench.options import bench_parser, settings_of
+from trainer.engine import EngineError
+from trainer.guards import OutOfMemory
 
 
 def problems(line, gpus=1):
@@ -121,3 +123,17 @@ def test_an_unknown_preset_is_refused(capsys):
         scaling.main(["--preset", "tiny2"])
     assert left.value.code == 2
     assert "--preset: invalid choice: 'tiny2'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [EngineError("no compiler is here"), OutOfMemory("out of memory at pack 3")])
+def test_what_ends_a_measurement_is_said_without_a_traceback(error, tmp_path, monkeypatch, capsys):
+    def end(*ignored):
+        raise error
+
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("trainer.bench.__main__.measure", end)
+    assert main(["--preset", "tiny", "--stage", "align", "--tokens", "600", "--out", str(tmp_path / "f.json")]) == 1
+    assert str(error) in capsys.readouterr().err
+    assert not (tmp_path / "f.json").exists()
