@@ -23,15 +23,16 @@ def traced_kernels() -> Iterator[None]:
     ones are asked for."""
     ALL_ATTENTION_FUNCTIONS.register(_TILES_ATTENTION, _attend_tiles)
     with (
-        mock.patch("trainer.stages.vlm.choose_backend", _backend),
-        mock.patch("trainer.stages.towers.choose_backend", _backend),
+        mock.patch("trainer.stages.vlm.choose_backend", traced_backend),
+        mock.patch("trainer.stages.towers.choose_backend", traced_backend),
         mock.patch("trainer.stages.vlm.choose_fused", _operations),
         mock.patch("trainer.stages.towers.choose_fused", _operations),
     ):
         yield
 
 
-def _backend(*ignored: object) -> Backend:
+def traced_backend(*ignored: object) -> Backend:
+    """Torch's varlen kernels for packs, flash attention for tiles; in the place of `choose_backend`."""
     plan = partial(TwoPassPlan.of, kernel=TorchVarlen())
     return Backend(name="varlen", vision=_TILES_ATTENTION, plan=plan, announcement="traced")
 

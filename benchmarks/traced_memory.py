@@ -72,6 +72,17 @@ class HeldBytes(TorchDispatchMode):
         self.held -= self._sizes.pop(place)
 
 
+def drop_gradients(module: torch.nn.Module) -> None:
+    """From now on a parameter's gradient is dropped as soon as it is there."""
+
+    def drop(parameter: torch.Tensor) -> None:
+        parameter.grad = None
+
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(drop)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Traced:
     """One step.
@@ -114,9 +125,7 @@ def traced_step(settings: BenchSettings) -> Traced:
         size = replace(settings, tokens=len(batch.input_ids) or settings.tokens, tiles=len(batch.tiles))
         sized = _stage(size, Path(directory))
     weights = list(_on_meta(stage))
-    trained = [parameter for parameter in stage.model.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.register_post_accumulate_grad_hook(_drop_gradient)
+    drop_gradients(stage.model)
     stage.train_mode()
     with HeldBytes(without=weights) as bytes_:
         out = stage.loss(stage.model, _all_labels(batch), META)
@@ -158,10 +167,6 @@ def _summed_gradient(stage: Stage) -> int:
     """Bytes of the head's gradient, which is held while it is added up from the parts that the head runs in."""
     weights = [p for name, p in stage.model.named_parameters() if name.endswith("lm_head.weight") and p.requires_grad]
     return sum(weight.nbytes for weight in weights)
-
-
-def _drop_gradient(parameter: torch.Tensor) -> None:
-    parameter.grad = None
 
 
 def _all_labels(batch: Batch) -> Batch:

@@ -95,10 +95,15 @@ def _spread_seeds(points: torch.Tensor, entries: int, generator: torch.Generator
     return torch.stack(seeds)
 
 
-def _sums(points: torch.Tensor, nearest: torch.Tensor, entries: int, rows: int = 65536) -> torch.Tensor:
+def _sums(points: torch.Tensor, nearest: torch.Tensor, entries: int) -> torch.Tensor:
     """Sum of the points of each prototype, the same bits each time: a GPU adds what is scattered in no fixed order."""
-    if not points.is_cuda:
-        return points.new_zeros(entries, points.shape[1]).index_add_(0, nearest, points)
+    if points.is_cuda:
+        return sums_by_products(points, nearest, entries)
+    return points.new_zeros(entries, points.shape[1]).index_add_(0, nearest, points)
+
+
+def sums_by_products(points: torch.Tensor, nearest: torch.Tensor, entries: int, rows: int = 65536) -> torch.Tensor:
+    """Sum of the points [F, E] of each prototype as products with one-hot rows, `rows` points at a time: [V, E]."""
     chunks = zip(points.split(rows), nearest.split(rows), strict=True)
     return torch.stack([one_hot(own, entries).to(chunk.dtype).T @ chunk for chunk, own in chunks]).sum(dim=0)
 

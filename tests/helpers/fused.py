@@ -66,18 +66,6 @@ def errors(operations, dtype):
     return found
 
 
-def kept_bytes(run):
-    held = {}
-
-    def keep(tensor):
-        held[tensor.untyped_storage().data_ptr()] = (tensor.untyped_storage().nbytes(), tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        run()
-    return sum(size for size, _ in held.values())
-
-
 def pack_results(operations):
     vlm = tiny_vlm().requires_grad_(True)
     model = PackedVLM(vlm, operations=operations)

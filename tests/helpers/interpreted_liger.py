@@ -17,7 +17,8 @@ from triton.runtime import interpreter
 
 from models.fused import PLAIN, Operations
 from models.fused.choose import liger_operations
-from tests.helpers.fused import errors, kept_bytes, pack_results, states
+from tests.helpers.fused import errors, pack_results, states
+from tests.helpers.kept import kept_bytes
 
 
 def make_interpretable() -> None:

@@ -96,7 +96,7 @@ class StockStage(VlmStage):
 
     def loss(self, forward: Forward, batch: Batch, device: torch.device) -> LossOut:
         inputs = {name: sent(tensor, device) for name, tensor in padded(batch).items()}
-        tiles = None if batch.dummy_tile else batch.tiles.to(device, non_blocking=True)
+        tiles = None if batch.dummy_tile else sent(batch.tiles, device)
         pixels = None if tiles is None else normalise_tiles(tiles, self.vlm.dtype)
         mean = forward(**inputs, pixel_values=pixels, use_cache=False).loss
         return LossOut(total=mean * len(batch.label_targets))

@@ -5,13 +5,10 @@ import pytest
 import torch
 from transformers import InternVLVisionModel, LlamaModel
 
-from benchmarks.traced_kernels import traced_kernels
-from benchmarks.traced_memory import META, HeldBytes
+from benchmarks.traced_kernels import traced_backend, traced_kernels
+from benchmarks.traced_memory import META, HeldBytes, drop_gradients
 from models.activations import ModuleBytes, language_layer, loss_bytes, vision_layer
 from models.attention import PACK_ATTENTION, pack_layout, register_pack_attention
-from models.attention.base import Backend
-from models.attention.kernels import TorchVarlen
-from models.attention.two_pass import TwoPassPlan
 from models.checkpointing import checkpoint_layers
 from models.label_loss import label_losses
 from models.presets import text_config, vision_config
@@ -19,21 +16,6 @@ from models.presets import text_config, vision_config
 LAYERS = 3
 TILES = 13
 TOKENS = 8192
-BACKEND = Backend(
-    name="varlen", vision="sdpa", plan=lambda groups: TwoPassPlan.of(groups, kernel=TorchVarlen()), announcement=""
-)
-
-
-def without_gradients(model):
-    """The parameters, whose gradients are dropped as soon as they are there."""
-
-    def drop(parameter):
-        parameter.grad = None
-
-    parameters = list(model.parameters())
-    for parameter in parameters:
-        parameter.register_post_accumulate_grad_hook(drop)
-    return parameters
 
 
 def held(layers, states, known, checkpointed, **arguments):
@@ -65,7 +47,8 @@ def test_a_towers_backward_pass_holds_no_more_than_is_counted(name, checkpointed
     with traced_kernels():
         tower.set_attn_implementation("traced_tiles")
     states = torch.empty(TILES, 1025, config.hidden_size, dtype=torch.bfloat16, device=META)
-    found = held(list(tower.encoder.layer), states, without_gradients(tower), checkpointed)
+    drop_gradients(tower)
+    found = held(list(tower.encoder.layer), states, list(tower.parameters()), checkpointed)
     check(vision_layer(config, TILES, 2), *found, checkpointed)
 
 
@@ -78,10 +61,11 @@ def test_a_language_models_backward_pass_holds_no_more_than_is_counted(checkpoin
         model = LlamaModel(config).to(torch.bfloat16)
     model.set_attn_implementation(PACK_ATTENTION)
     segments = torch.arange(TOKENS, dtype=torch.int32) // 3000
-    layout = pack_layout([(0, TOKENS)], segments, BACKEND).to(META)
+    layout = pack_layout([(0, TOKENS)], segments, traced_backend()).to(META)
     angles = [torch.empty(1, TOKENS, config.head_dim, dtype=torch.bfloat16, device=META) for _ in range(2)]
     states = torch.empty(1, TOKENS, config.hidden_size, dtype=torch.bfloat16, device=META)
-    known = [*without_gradients(model), *angles]
+    drop_gradients(model)
+    known = [*model.parameters(), *angles]
     found = held(
         list(model.layers),
         states,
@@ -101,7 +85,8 @@ def test_the_loss_holds_what_is_counted(chunks):
         head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False, dtype=torch.bfloat16)
     states = torch.empty(TOKENS, config.hidden_size, dtype=torch.bfloat16, device=META, requires_grad=True)
     targets = torch.zeros(TOKENS, dtype=torch.int64, device=META)
-    (weight,) = without_gradients(head)
+    drop_gradients(head)
+    (weight,) = head.parameters()
     with HeldBytes(without=[weight, targets]) as counted:
         copy = states * 1  # what comes from the last norm
         total = label_losses(head, copy, targets, chunks).losses.sum()

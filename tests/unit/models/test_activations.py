@@ -21,6 +21,7 @@ from models.distill_heads import Codebook, DistillStudent
 from models.packed_vlm import PackedVLM
 from models.presets import text_config, vision_config, vlm_preset
 from models.vlm import build_vision, build_vlm
+from tests.helpers.kept import kept_bytes
 from tests.helpers.plain_kernel import PlainKernel
 from tests.unit.models.tiny import IMAGE_TOKEN, VOCAB, tiny_pack
 from trainer.losses import negative_cosine, patch_kl
@@ -29,22 +30,6 @@ PLAIN = Backend(
     name="varlen", vision="sdpa", plan=lambda groups: TwoPassPlan.of(groups, kernel=PlainKernel()), announcement=""
 )
 DTYPES = [torch.float32, torch.bfloat16]
-
-
-def kept_bytes(run, known) -> int:
-    """Bytes of the storages that autograd keeps in a forward pass, each once, without those of `known` tensors."""
-    ours = {tensor.untyped_storage().data_ptr() for tensor in known}
-    held = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in ours:
-            held[storage.data_ptr()] = (storage.nbytes(), tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        run()
-    return sum(size for size, _ in held.values())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

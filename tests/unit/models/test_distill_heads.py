@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from models.distill_heads import Codebook, DistillStudent, spherical_kmeans
+from models.distill_heads import Codebook, DistillStudent, spherical_kmeans, sums_by_products
 from models.presets import vision_config
 from models.vision import patch_features
 from models.vlm import build_vision
@@ -97,3 +97,13 @@ def test_the_codebook_is_state_and_not_a_parameter():
     fresh = Codebook(torch.zeros(4, 4))
     fresh.load_state_dict(book.state_dict())
     assert torch.equal(fresh.prototypes, torch.eye(4))
+
+
+def test_sums_of_a_prototypes_points_are_the_same_by_products_as_a_gpu_makes_them():
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(103, 6, generator=generator, dtype=torch.float64)
+    nearest = torch.randint(0, 5, (103,), generator=generator)
+    nearest[nearest == 3] = 2  # a prototype without points
+    expected = torch.stack([points[nearest == entry].sum(dim=0) for entry in range(5)])
+    torch.testing.assert_close(sums_by_products(points, nearest, 5, rows=20), expected, rtol=1e-12, atol=1e-12)
+    assert sums_by_products(points, nearest, 5)[3].count_nonzero() == 0

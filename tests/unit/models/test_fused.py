@@ -14,7 +14,8 @@ from models.packed_vlm import PackedVLM
 from models.presets import vision_config
 from models.vision import add_drop_path
 from models.vlm import build_vision
-from tests.helpers.fused import errors, kept_bytes, pack_results, states
+from tests.helpers.fused import errors, pack_results, states
+from tests.helpers.kept import kept_bytes
 from tests.unit.models.tiny import tiny_vlm
 
 CPU = torch.device("cpu")
